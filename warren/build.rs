@@ -1,0 +1,45 @@
+//! Generates the wire code and embeds the BPF object, when one has been built.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+fn main() {
+    wire();
+    bpf_object();
+}
+
+fn wire() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let files: Vec<PathBuf> = ["objects", "control", "dispatcher", "raft"]
+        .iter()
+        .map(|f| root.join(format!("warren/v1/{f}.proto")))
+        .collect();
+    for f in &files {
+        println!("cargo:rerun-if-changed={}", f.display());
+    }
+    if let Err(e) = tonic_prost_build::configure().compile_protos(&files, &[root]) {
+        panic!("cannot generate the wire code ({e}): run `cargo xtask deps`, which installs protoc");
+    }
+}
+
+/// Puts the object of `cargo xtask build-ebpf` where the loader includes it; an empty file when
+/// there is none, so that building and testing the rest needs no BPF toolchain.
+fn bpf_object() {
+    println!("cargo:rerun-if-env-changed=WARREN_BPF_OBJECT");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let built = env::var_os("WARREN_BPF_OBJECT").map(PathBuf::from).unwrap_or_else(|| {
+        // OUT_DIR is <target dir>/<profile>/build/<package>/out. The directory is made here because
+        // cargo takes a missing path for a changed one and would rebuild every time.
+        let dir = out.ancestors().nth(4).expect("OUT_DIR is deep").join("bpf");
+        fs::create_dir_all(&dir).expect("the target directory is writable");
+        println!("cargo:rerun-if-changed={}", dir.display());
+        dir.join("warren-ebpf.o")
+    });
+    if built.exists() {
+        println!("cargo:rerun-if-changed={}", built.display());
+    }
+    let object = fs::read(&built).unwrap_or_default();
+    fs::write(out.join("warren-ebpf.o"), object).expect("OUT_DIR is writable");
+}

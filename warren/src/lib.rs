@@ -1,0 +1,8 @@
+//! Warren: a container orchestrator for small and edge clusters, with its network in eBPF.
+//!
+//! Rooms are laid out in floors; an arrow may only point to a lower floor and rooms on one floor
+//! never see each other (`cargo xtask check` holds us to it). See `docs/architecture.md`.
+
+pub mod model;
+pub mod proto;
+pub mod worker;

@@ -1,0 +1,25 @@
+//! The vocabulary of Warren: what users write, what the cluster stores, what a node is told.
+//!
+//! Floor 0. No I/O, no tokio, no protobuf, no clock, no randomness: values and rules over values.
+//! Everything above speaks in these types; wire formats are converted at the doors (`proto`).
+
+mod assignment;
+mod id;
+mod image;
+mod network;
+mod node;
+mod port;
+mod service;
+mod task;
+mod time;
+pub mod validate;
+
+pub use assignment::{Assignment, PublishedPort, ServiceEndpoint};
+pub use id::{ClusterId, Id, NodeId, ServiceId, TaskId};
+pub use image::{ImageReference, ImageReferenceError};
+pub use network::{Attachment, BackendId, ClusterNetwork, NodeSubnet};
+pub use node::{Availability, Node, NodeDescription, NodeState};
+pub use port::{PortError, PortSpec, Protocol};
+pub use service::{RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec};
+pub use task::{ContainerStatus, Task, TaskState, TaskStatus, Writer};
+pub use time::Timestamp;

@@ -1,0 +1,99 @@
+//! The outside of a worker: what it needs of a container runtime and of a network. Each trait is
+//! what the worker asks for, no more; the real ones live in `worker::runtime` and, through an
+//! adapter of `node`, in `net`; the fakes in `worker::testing`.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use crate::model::{Attachment, Task, TaskId};
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status; 128 + n after signal n.
+    pub code: i32,
+}
+
+/// A container as the runtime has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made (record, file system, and perhaps a task that was never started), nothing runs.
+    Created,
+    /// Its process runs.
+    Running {
+        /// The process, as this host's namespace numbers it.
+        pid: u32,
+    },
+    /// Its process has ended and the remains are still there.
+    Stopped(Exit),
+}
+
+/// Why the runtime could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RuntimeError {
+    /// Trying again will not help: the task is to be rejected. One sentence for the user.
+    #[error("{0}")]
+    Fatal(String),
+    /// The runtime is away or busy: try again later.
+    #[error("{0}")]
+    Temporary(String),
+}
+
+/// What the container is joined to at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkNamespace {
+    /// A bind-mounted network namespace.
+    pub path: PathBuf,
+}
+
+/// A container runtime. Every call may be repeated: what is already so is no error, and a call
+/// that was cut off half-way (the agent died) is completed by the same call later.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Everything of this node's that the runtime holds, whole or half-made.
+    async fn list(&self) -> Result<Vec<(TaskId, ContainerState)>, RuntimeError>;
+
+    /// Makes file system and container of a task, so that only `start` is missing. The image must
+    /// be present.
+    async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError>;
+
+    /// Starts a prepared container and returns its process. Starting a running one returns its
+    /// process; one that ended is an error.
+    async fn start(&self, task: TaskId) -> Result<u32, RuntimeError>;
+
+    /// Waits for the end of a started container; returns at once when it has ended. Survives a
+    /// restart of the runtime.
+    async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError>;
+
+    /// Sends a signal to the container's first process. A container that is not running is no
+    /// error.
+    async fn kill(&self, task: TaskId, signal: i32) -> Result<(), RuntimeError>;
+
+    /// Removes every trace: process (killed if need be), container, snapshot, files. Nothing there
+    /// is no error.
+    async fn remove(&self, task: TaskId) -> Result<(), RuntimeError>;
+}
+
+/// Why the network could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct NetworkError(pub String);
+
+/// The node's network, as a worker sees it. Repeatable as [`Runtime`] is.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Everything attached, whole or half-made.
+    async fn list(&self) -> Result<Vec<TaskId>, NetworkError>;
+
+    /// Makes the task's network namespace, link, addresses and routes. It gets no traffic from
+    /// published ports before `serve`.
+    async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<NetworkNamespace, NetworkError>;
+
+    /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
+    /// next packet on. Established ones are left alone.
+    async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetworkError>;
+
+    /// Removes every trace, flows included.
+    async fn detach(&self, task: TaskId) -> Result<(), NetworkError>;
+}
