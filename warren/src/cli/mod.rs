@@ -7,6 +7,8 @@ mod net;
 mod node;
 mod output;
 mod progress;
+#[cfg(test)]
+mod reference;
 mod service;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -27,7 +29,7 @@ pub const DEFAULT_SOCKET: &str = "/run/warren/warren.sock";
 #[command(name = "warren", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// The node's socket.
-    #[arg(long, global = true, env = "WARREN_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, env = "WARREN_SOCKET", hide_env_values = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
     noun: Noun,
