@@ -5,4 +5,5 @@
 
 pub mod model;
 pub mod proto;
+pub mod store;
 pub mod worker;
