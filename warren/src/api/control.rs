@@ -39,7 +39,7 @@ fn now() -> Timestamp {
 /// The service called `asked`, by name or id.
 fn find<'v>(view: &'v View, asked: &str) -> Result<&'v model::Service, Status> {
     let by_id = asked.parse::<ServiceId>().ok().and_then(|id| view.service(id));
-    view.service_by_name(asked).map(|s| &**s).or_else(|| by_id.map(|s| &**s)).ok_or_else(|| {
+    view.service_by_name(asked).or(by_id).ok_or_else(|| {
         Status::not_found(format!("no service is called \"{asked}\": see `warren service ls`"))
     })
 }
@@ -66,7 +66,7 @@ fn port_conflict(view: &View, of: ServiceId, ports: &[PortSpec]) -> Option<Strin
 }
 
 fn tasks_of(view: &View, service: ServiceId) -> Vec<v1::Task> {
-    view.tasks_of_service(service).map(|t| (**t).clone().into()).collect()
+    view.tasks_of_service(service).map(|t| t.clone().into()).collect()
 }
 
 /// Sends what the service is, now and after each change, until it is gone or nobody listens.
@@ -77,7 +77,7 @@ async fn follow(store: Store, id: ServiceId, sender: Sender<Result<v1::ServicePr
         // Marked before the look, so that a change during it is seen in the next round.
         changes.mark_unchanged();
         let view = store.view();
-        let service = view.service(id).map(|s| (**s).clone().into());
+        let service = view.service(id).map(|s| s.clone().into());
         let progress = v1::ServiceProgress { service, tasks: tasks_of(&view, id) };
         if sent.as_ref() != Some(&progress) {
             let gone = progress.service.is_none();
@@ -99,7 +99,10 @@ impl control_server::Control for Control {
         &self,
         request: Request<v1::CreateServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        let spec = request.into_inner().spec.ok_or_else(|| Status::invalid_argument("the request has no service"))?;
+        let spec = request
+            .into_inner()
+            .spec
+            .ok_or_else(|| Status::invalid_argument("the request has no service"))?;
         let spec = model::ServiceSpec::try_from(spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
         validate::service(&spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
         for port in &spec.publish {
@@ -143,11 +146,14 @@ impl control_server::Control for Control {
             .map_err(error::update)?;
         let view = self.store.view();
         // It can be gone again already: then what was asked for is the answer.
-        let service = view.service(stored).map_or(service, |s| (**s).clone());
+        let service = view.service(stored).map_or(service, |s| s.clone());
         Ok(Response::new(service.into()))
     }
 
-    async fn get_service(&self, request: Request<v1::GetServiceRequest>) -> Result<Response<v1::Service>, Status> {
+    async fn get_service(
+        &self,
+        request: Request<v1::GetServiceRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
         let view = self.view().await?;
         Ok(Response::new(find(&view, &request.into_inner().service)?.clone().into()))
     }
@@ -165,7 +171,7 @@ impl control_server::Control for Control {
                     .filter(|t| t.is_live() && t.status.state == TaskState::Running)
                     .count();
                 v1::list_services_response::Row {
-                    service: Some((**s).clone().into()),
+                    service: Some(s.clone().into()),
                     running: u32::try_from(running).unwrap_or(u32::MAX),
                 }
             })
@@ -227,7 +233,7 @@ impl control_server::Control for Control {
         let view = self.view().await?;
         let asked = request.into_inner().service;
         let tasks = if asked.is_empty() {
-            view.tasks().map(|t| (**t).clone().into()).collect()
+            view.tasks().map(|t| t.clone().into()).collect()
         } else {
             tasks_of(&view, find(&view, &asked)?.id)
         };
@@ -252,16 +258,19 @@ impl control_server::Control for Control {
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let view = self.view().await?;
-        Ok(Response::new(v1::ListNodesResponse { nodes: view.nodes().map(|n| (**n).clone().into()).collect() }))
+        Ok(Response::new(v1::ListNodesResponse { nodes: view.nodes().map(|n| n.clone().into()).collect() }))
     }
 
     async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Result<Response<v1::Node>, Status> {
         let asked = request.into_inner().node;
         let view = self.view().await?;
         if let Some(node) = asked.parse::<NodeId>().ok().and_then(|id| view.node(id)) {
-            return Ok(Response::new((**node).clone().into()));
+            return Ok(Response::new(node.clone().into()));
         }
         let called: Vec<_> = view
             .nodes()
@@ -270,7 +279,7 @@ impl control_server::Control for Control {
             })
             .collect();
         match called.as_slice() {
-            [node] => Ok(Response::new((***node).clone().into())),
+            [node] => Ok(Response::new((**node).clone().into())),
             [] => Err(Status::not_found(format!("no node is called \"{asked}\": see `warren node ls`"))),
             several => Err(Status::invalid_argument(format!(
                 "{} nodes are called \"{asked}\": name one by its id, see `warren node ls`",

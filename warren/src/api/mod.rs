@@ -3,6 +3,8 @@
 
 mod control;
 mod error;
+#[cfg(test)]
+mod tests;
 
 pub use control::Control;
 

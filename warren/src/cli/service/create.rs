@@ -8,7 +8,7 @@ use crate::{
 
 /// Create a service and wait until it runs.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The service's name: lower-case letters, digits and dashes.
     name: String,
     /// The image to run.

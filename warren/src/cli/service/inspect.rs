@@ -6,7 +6,7 @@ use crate::{
 
 /// Show a service whole, as JSON.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The service, by name or id.
     service: String,
 }

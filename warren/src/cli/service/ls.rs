@@ -6,7 +6,7 @@ use crate::{
 
 /// List services.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(flatten)]
     list: ListArgs,
 }

@@ -8,7 +8,7 @@ use crate::{
 
 /// List the tasks of services, with the reason of every wait and every end.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Services, by name or id; all when left away.
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,

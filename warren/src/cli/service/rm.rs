@@ -6,7 +6,7 @@ use crate::{
 
 /// Remove services and wait until nothing of them is left.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Services, by name or id.
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,

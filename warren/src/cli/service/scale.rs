@@ -6,7 +6,7 @@ use crate::{
 
 /// Change the number of replicas and wait until they run.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Services and how many replicas each is to have.
     #[arg(required = true, value_name = "SERVICE=REPLICAS")]
     services: Vec<String>,
