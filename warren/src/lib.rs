@@ -5,5 +5,6 @@
 
 pub mod model;
 pub mod proto;
+pub mod raft;
 pub mod store;
 pub mod worker;
