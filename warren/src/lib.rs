@@ -9,6 +9,7 @@ pub mod model;
 pub mod node;
 pub mod observability;
 pub mod proto;
+pub mod raft;
 pub mod rpc;
 pub mod store;
 pub mod worker;
