@@ -100,3 +100,6 @@ pub fn start(
 fn boot() -> Arc<str> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
 }
+
+#[cfg(test)]
+mod crash_test;
