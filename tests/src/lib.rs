@@ -14,6 +14,7 @@ pub mod netns;
 pub mod node;
 pub mod process;
 pub mod program;
+pub mod scenario;
 pub mod sweep;
 
 pub use cluster::{Cluster, Host};
