@@ -2,3 +2,4 @@
 //! container runtime and a network, and reports what became of each task.
 
 pub mod executor;
+pub mod runtime;
