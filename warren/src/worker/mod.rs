@@ -103,3 +103,4 @@ fn boot() -> Arc<str> {
 
 #[cfg(test)]
 mod crash_test;
+pub mod runtime;
