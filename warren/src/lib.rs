@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod ipam;
 pub mod model;
 pub mod node;
 pub mod observability;

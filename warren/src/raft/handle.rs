@@ -135,21 +135,17 @@ pub async fn start(config: RaftConfig) -> Result<RaftHandle, RaftError> {
     }
     mark_begun(&config.dir)?;
 
-    let alone = |m: &RaftMetrics<u64, Peer>| m.membership_config.voter_ids().eq([me]);
-    let metrics = raft.metrics();
-    if alone(&metrics.borrow()) {
+    // Asked of the core itself: its metrics are empty until it first publishes them.
+    let alone = raft.with_raft_state(move |s| s.membership_state.effective().voter_ids().eq([me]));
+    if alone.await.map_err(|e| stopped(&e))? {
         // Nobody else can win: there is no time-out to wait for. A no-op when it leads already.
         raft.trigger().elect().await.map_err(|e| stopped(&e))?;
-        raft.wait(Some(LEAD_WITHIN))
-            .metrics(|m| m.current_leader == Some(me) || !alone(m), "leader")
-            .await
-            .map_err(|e| stopped(&e))?;
-        if alone(&metrics.borrow()) {
-            raft.ensure_linearizable().await.map_err(|e| stopped(&e))?;
-        }
+        raft.wait(Some(LEAD_WITHIN)).metrics(leads, "leader").await.map_err(|e| stopped(&e))?;
+        raft.ensure_linearizable().await.map_err(|e| stopped(&e))?;
     }
 
     let store = Store::new(replica, Arc::new(Consensus::new(raft.clone(), fault.clone())));
+    let metrics = raft.metrics();
     let (lead, leadership) = watch::channel(leads(&metrics.borrow()));
     let (stop, stopped) = watch::channel(None);
     let follower = tokio::spawn(follow(metrics, lead, stop, fault.clone()));

@@ -19,6 +19,7 @@ pub mod agent;
 pub mod executor;
 pub mod plan;
 pub mod reports;
+pub mod runtime;
 pub mod saved;
 pub mod session;
 pub mod status_log;
