@@ -23,11 +23,9 @@ struct Node {
     managers: FakeDispatcher,
     process: Option<Process>,
     dir: TempDir,
-    _serving: Serving,
+    /// The managers live on a runtime that the agent's deaths do not touch.
+    _serving: tokio::runtime::Runtime,
 }
-
-/// The managers live on a runtime that the agent's deaths do not touch.
-struct Serving(tokio::runtime::Runtime);
 
 impl Node {
     fn new() -> Self {
@@ -36,7 +34,7 @@ impl Node {
         let serving =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         serving.spawn(managers.clone().serve(dir.path().join("socket")));
-        Self { world, managers, process: None, dir, _serving: Serving(serving) }
+        Self { world, managers, process: None, dir, _serving: serving }
     }
 
     fn boot(&mut self) {

@@ -221,3 +221,75 @@ async fn report(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::Task,
+        worker::testing::{a_node, a_task, an_assignment, channel, quick},
+    };
+
+    fn session(dir: &Path) -> Session {
+        let channel = channel(&dir.join("socket"));
+        Session::new(a_node(), NodeDescription::default(), channel, dir, quick(), Arc::default())
+    }
+
+    fn generation(session: &Session) -> Option<u64> {
+        session.assignment().borrow().as_ref().map(|a| a.generation)
+    }
+
+    #[tokio::test]
+    async fn the_last_assignment_is_taken_up_and_older_ones_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        assert_eq!(generation(&s), None);
+        s.accept(an_assignment(5, [a_task(1)])).await;
+        s.accept(an_assignment(4, [])).await;
+        assert_eq!(generation(&s), Some(5));
+        let elsewhere = Assignment { node: NodeId::from_random(9), ..an_assignment(6, []) };
+        s.accept(elsewhere).await;
+        assert_eq!(generation(&s), Some(5));
+
+        let mut s = session(dir.path());
+        assert_eq!(s.assignment().borrow().as_deref(), Some(&an_assignment(5, [a_task(1)])));
+        s.accept(an_assignment(4, [])).await;
+        assert_eq!(generation(&s), Some(5), "stale after a restart, too");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_or_another_nodes_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        session(dir.path()).accept(an_assignment(5, [a_task(1)])).await;
+        let path = dir.path().join("assignment");
+        let whole = std::fs::read(&path).unwrap();
+
+        let other = Session::new(
+            NodeId::from_random(9),
+            NodeDescription::default(),
+            channel(&path),
+            dir.path(),
+            quick(),
+            Arc::default(),
+        );
+        assert_eq!(generation(&other), None);
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(generation(&session(dir.path())), None);
+    }
+
+    #[tokio::test]
+    async fn reports_that_come_back_are_not_written_to_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        s.accept(an_assignment(5, [a_task(1)])).await;
+        let path = dir.path().join("assignment");
+        std::fs::remove_file(&path).unwrap();
+        let mut told = a_task(1);
+        told.status.state = TaskState::Running;
+        s.accept(an_assignment(6, [told])).await;
+        assert_eq!(generation(&s), Some(6));
+        assert!(!path.exists());
+        s.accept(an_assignment(7, [Task { desired: TaskState::Shutdown, ..a_task(1) }])).await;
+        assert!(path.exists());
+    }
+}

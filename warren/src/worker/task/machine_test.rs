@@ -274,15 +274,15 @@ fn a_start_that_failed_may_have_started() {
 
 #[test]
 fn what_is_found_decides_where_to_go_on() {
+    use TaskState::{Assigned, Failed, Running, Starting};
     let running = Some(ContainerState::Running { pid: 7 });
     let record = |state, boot: &str| {
-        let container = (state == TaskState::Running).then_some(ContainerStatus { pid: 7, exit_code: None });
+        let container = (state == Running).then_some(ContainerStatus { pid: 7, exit_code: None });
         let status = TaskStatus { state, at: Timestamp(5), message: String::new(), container };
         Some(Record { status, boot: boot.into() })
     };
-    let starting = || record(TaskState::Starting, BOOT);
-    let ran = || record(TaskState::Running, BOOT);
-    use TaskState::{Assigned, Failed, Running};
+    let starting = || record(Starting, BOOT);
+    let ran = || record(Running, BOOT);
     let created = Some(ContainerState::Created);
     let stopped = Some(ContainerState::Stopped(Exit { code: 3 }));
     for (told, container, record, first, last, message) in [
@@ -298,14 +298,7 @@ fn what_is_found_decides_where_to_go_on() {
         (Running, created, ran(), "Serve(false)", Failed, "container is gone"),
         (Running, None, None, "Serve(false)", Failed, "container is gone"),
         (Assigned, None, starting(), "Serve(false)", Failed, "container is gone"),
-        (
-            Assigned,
-            created,
-            record(TaskState::Starting, "the boot before"),
-            "Serve(false)",
-            Failed,
-            "container is gone",
-        ),
+        (Assigned, created, record(Starting, "the boot before"), "Serve(false)", Failed, "container is gone"),
     ] {
         let what = format!("{told} {container:?} {record:?}");
         let mut task = a_task(1);

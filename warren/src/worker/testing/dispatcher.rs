@@ -131,8 +131,9 @@ impl FakeDispatcher {
                 None => return,
             },
         };
-        // Telling again what is known is what "at least once" means.
-        let told_again = status.state <= last.state && !last.state.is_final() || status == last;
+        // Telling again what is known is what "at least once" means, and an agent that goes on from
+        // an older assignment begins with older news. Only the end is never told differently.
+        let told_again = status == last || status.state <= last.state && !status.state.is_final();
         if !told_again && !last.state.may_move(status.state, Writer::Worker) {
             s.complaints.push(format!("{task} was moved from {last:?} to {status:?}"));
             return;
