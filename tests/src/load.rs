@@ -79,3 +79,64 @@ impl Drop for Load {
         let _ = fs::remove_file(&self.out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, thread};
+
+    use super::*;
+    use crate::Cluster;
+
+    fn serve(host: &Host, words: &[&str]) -> Child {
+        let mut c: Command = host.ns.command(image::testbox().unwrap()).unwrap();
+        let child = c.args(words).stdin(Stdio::null()).spawn().unwrap();
+        let port: u16 = words[1].parse().unwrap();
+        eventually("it listens", Duration::from_secs(5), || {
+            let found = host.ns.run("ss", &["-tlnH", &format!("sport = :{port}")])?;
+            if found.is_empty() { anyhow::bail!("not yet") } else { Ok(()) }
+        })
+        .unwrap();
+        child
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_good_server_has_no_failures_and_a_dead_one_only_failures() {
+        let mut cluster = Cluster::new().unwrap();
+        let (server, client) = (cluster.host("server").unwrap(), cluster.host("client").unwrap());
+        let mut web = serve(&server, &["http", "80"]);
+        let to = format!("{}:80", server.v4);
+        let good = Load::connections(&client, &to, 500, 2).unwrap().finish().unwrap();
+        assert_eq!((good["ok"].as_u64(), good["failed"].as_u64()), (Some(1000), Some(0)), "{good}");
+        let killed = Load::connections(&client, &to, 100, 2).unwrap();
+        thread::sleep(Duration::from_secs(1));
+        web.kill().unwrap();
+        web.wait().unwrap();
+        let bad = killed.finish().unwrap();
+        assert!(bad["failed"].as_u64().unwrap() > 50, "{bad}");
+        assert!(bad["failures"]["refused"].as_u64().unwrap() > 50, "{bad}");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_stream_shows_an_outage_as_a_gap_and_a_dead_peer_as_an_error() {
+        let mut cluster = Cluster::new().unwrap();
+        let (server, client) = (cluster.host("server").unwrap(), cluster.host("client").unwrap());
+        let mut echo = serve(&server, &["tcp-echo", "7"]);
+        let to = format!("{}:7", server.v4);
+        let stream = Load::stream(&client, &to, 200, 3).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        cluster.cut(&server).unwrap();
+        thread::sleep(Duration::from_millis(700));
+        cluster.heal(&server).unwrap();
+        let gap = stream.finish().unwrap();
+        assert_eq!((gap["sent"].as_u64(), gap["received"].as_u64()), (Some(600), Some(600)), "{gap}");
+        assert!(gap["longest_gap_ms"].as_u64().unwrap() >= 600, "{gap}");
+        let broken = Load::stream(&client, &to, 200, 3).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        echo.kill().unwrap();
+        echo.wait().unwrap();
+        let broken = broken.finish().unwrap();
+        assert_ne!(broken["error"], "", "{broken}");
+    }
+}

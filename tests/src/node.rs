@@ -71,10 +71,11 @@ impl Node {
     /// # Errors
     /// The binary is missing or the directory cannot be made.
     pub fn new(host: Host, flags: &[&str]) -> Result<Self> {
+        let binary = warren()?;
         let dir = env::temp_dir().join(unique("node"));
         fs::create_dir(&dir).with_context(|| format!("{}", dir.display()))?;
         let flags = flags.iter().map(|&f| f.to_owned()).collect();
-        Ok(Self { host, dir, binary: warren()?, flags, agent: None, log_start: 0 })
+        Ok(Self { host, dir, binary, flags, agent: None, log_start: 0 })
     }
 
     /// A node that is ready.

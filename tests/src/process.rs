@@ -105,6 +105,8 @@ pub fn end(pids: &[i32]) {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
+
     use super::*;
 
     #[test]
@@ -114,7 +116,9 @@ mod tests {
         assert!(!me.words.is_empty());
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id().cast_signed();
-        assert_eq!(one(pid).unwrap().parent, us);
+        // A process has no words for a moment after it was started.
+        let seen = crate::eventually("the child", Duration::from_secs(5), || one(pid).context("not yet"));
+        assert_eq!(seen.unwrap().parent, us);
         assert!(tree(us).contains(&pid));
         end(&[pid]);
         child.wait().unwrap();
