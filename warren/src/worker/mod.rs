@@ -104,4 +104,3 @@ fn boot() -> Arc<str> {
 
 #[cfg(test)]
 mod crash_test;
-pub mod runtime;
