@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod deps;
 mod fix;
+mod kernels;
 mod process;
 mod test;
 mod toolchain;

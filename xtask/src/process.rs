@@ -44,11 +44,19 @@ pub fn run(c: &mut Command) -> Result<()> {
 /// # Errors
 /// As [`run`]; carries what it wrote to standard error.
 pub fn output(c: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&output_bytes(c)?).into_owned())
+}
+
+/// Runs quietly; the standard output as it is.
+///
+/// # Errors
+/// As [`output`].
+pub fn output_bytes(c: &mut Command) -> Result<Vec<u8>> {
     let out = c.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", shown(c)))?;
     if !out.status.success() {
         bail!("`{}` failed: {}", shown(c), String::from_utf8_lossy(&out.stderr).trim());
     }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    Ok(out.stdout)
 }
 
 /// The command as a person would type it.

@@ -8,20 +8,24 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build_ebpf, check, deps,
+    build_ebpf, check, deps, kernels,
     process::{cargo, is_root, run as execute, say},
     workspace,
 };
 
 /// What may be said.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Only load the BPF programs into other kernels (Debian's 6.1, 6.12 and newest, under QEMU)
+    #[arg(long)]
+    kernels: bool,
+}
 
 /// Runs everything; a failed part does not keep the later ones from running.
 ///
 /// # Errors
 /// The set-up fails, or a part did: the summary names it.
-pub fn run(_: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     if !is_root() {
         bail!(
             "needs root (network namespaces, BPF, containerd): run `sudo -E cargo xtask test`; the tests that need nothing are `cargo test`"
@@ -30,6 +34,10 @@ pub fn run(_: &Args) -> Result<()> {
     let mut summary = Summary::default();
     summary.must("deps", deps::run)?;
     summary.must("build-ebpf", || build_ebpf::run(&build_ebpf::Args::default()))?;
+    if args.kernels {
+        summary.part("kernels", kernels::run);
+        return summary.end();
+    }
     summary.part("check", check::run);
     // One compilation of everything the parts below run.
     let built = summary.must("build", binaries)?;
@@ -56,6 +64,7 @@ pub fn run(_: &Args) -> Result<()> {
             .env("WARREN_BPF_OBJECT", &built.object),
         )
     });
+    summary.part("kernels", kernels::run);
     summary.end()
 }
 

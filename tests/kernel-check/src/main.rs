@@ -1,164 +1,165 @@
-//! First process of a kernel under QEMU. Loads every program of the object, attaches the classifiers
-//! to a device (TCX where the kernel has it, clsact where not) and runs each once, then ends the
-//! machine with a result that QEMU turns into its exit status.
-//!
-//! `cargo xtask test --kernels` puts it into an initramfs as `/init`, with the object as
-//! `/warren-ebpf.o` and the modules it needs, in order, in `/modules`. Lines that begin with
-//! `check: ` on the serial console are for the one who started the machine.
+//! The first and only process of a kernel that `cargo xtask test --kernels` boots under QEMU: it
+//! loads every program of the BPF object, attaches each the way the agent does (TCX from 6.6 on,
+//! clsact below), writes what it found to the console and ends the machine. Never run it anywhere
+//! else: it takes itself for init.
 
-use std::{fs, os::fd::AsRawFd as _, path::Path};
+use std::{
+    fs::{self, File},
+    net::UdpSocket,
+    process::ExitCode,
+};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, SchedClassifier, TcAttachType, TestRun as _,
-        TestRunOptions, tc,
-    },
+    programs::{CgroupAttachMode, Program, ProgramError, SchedClassifier, TcAttachType, tc},
+    util::KernelVersion,
 };
 use nix::mount::{MsFlags, mount};
 
-/// "Not ours": what a classifier must answer to a packet that is none of its business.
-const TC_ACT_UNSPEC: u32 = u32::MAX;
+const OBJECT: &str = "/warren-ebpf.o";
+const MODULES: &str = "/modules";
+const CGROUPS: &str = "/cgroup";
 
-fn main() {
-    let result = check();
-    match &result {
-        Ok(()) => println!("check: passed"),
-        Err(e) => println!("check: FAILED: {e:#}"),
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("kernel-check: is the init of a test kernel: run `cargo xtask test --kernels`");
+        return ExitCode::FAILURE;
     }
-    end(result.is_ok());
-}
-
-fn check() -> anyhow::Result<()> {
-    for (what, target) in [
-        ("proc", "/proc"),
-        ("sysfs", "/sys"),
-        ("devtmpfs", "/dev"),
-        ("bpf", "/sys/fs/bpf"),
-        ("cgroup2", "/sys/fs/cgroup"),
-    ] {
-        let _ = fs::create_dir_all(target);
-        mount(Some(what), target, Some(what), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("mount {what}"))?;
-    }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    println!("check: kernel {}", release.trim());
-    load_modules()?;
-
-    let object = fs::read("/warren-ebpf.o").context("read the object")?;
-    let mut ebpf: Ebpf = EbpfLoader::new().load(&object).context("load the maps")?;
-    let cgroup = fs::File::open("/sys/fs/cgroup")?;
-    let mut programs = 0;
-    let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-    names.sort();
-    for name in names {
-        let program = ebpf.program_mut(&name).ok_or_else(|| anyhow!("{name} is gone"))?;
-        match program {
-            Program::SchedClassifier(p) => classifier(p).with_context(|| name.clone())?,
-            Program::CgroupSockAddr(p) => {
-                load(p.load())?;
-                // As a link: the kernel takes any number of those, and no attach flags with them.
-                p.attach(&cgroup, CgroupAttachMode::default())
-                    .with_context(|| format!("attach {name} to the root cgroup"))?;
-            }
-            other => bail!("{name} is of a type nobody tests: {:?}", other.prog_type()),
+    let status = match check() {
+        Ok(()) => {
+            println!("kernel-check: ok");
+            0
         }
-        let instructions = info(ebpf.program(&name))?;
-        println!("check: program {name} verified {instructions} instructions");
-        programs += 1;
-    }
-    if programs == 0 {
-        bail!("the object has no programs");
-    }
-    let kind = if tcx(&release) { "TCX" } else { "clsact" };
-    println!("check: {programs} programs attached, classifiers by {kind}");
-    Ok(())
-}
-
-fn load(result: Result<(), aya::programs::ProgramError>) -> anyhow::Result<()> {
-    result.map_err(|e| match e {
-        // The end of the verifier's log is where it says no.
-        aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let tail: Vec<_> = log.lines().rev().take(40).collect();
-            for line in tail.into_iter().rev() {
-                println!("{line}");
-            }
-            anyhow!("the verifier refuses it: {io_error}")
+        Err(e) => {
+            println!("kernel-check: failed: {e:?}");
+            1
         }
-        other => other.into(),
-    })
-}
-
-fn classifier(p: &mut SchedClassifier) -> anyhow::Result<()> {
-    load(p.load())?;
-    // Fails on a kernel with TCX when none is attached yet; attaching says so if it matters.
-    let _ = tc::qdisc_add_clsact("lo");
-    p.attach("lo", TcAttachType::Ingress).context("attach to lo")?;
-    // An ARP request: whatever the program is for, this is not.
-    let mut packet = [0u8; 64];
-    packet[12..14].copy_from_slice(&[0x08, 0x06]);
-    let options = TestRunOptions { data_in: Some(&packet), repeat: 1, ..TestRunOptions::default() };
-    let result = p.test_run(options).context("run it once")?;
-    if result.return_value != TC_ACT_UNSPEC {
-        bail!("an ARP request was answered with {}, not passed on", result.return_value.cast_signed());
-    }
-    Ok(())
-}
-
-fn info(program: Option<&Program>) -> anyhow::Result<u32> {
-    let info = match program {
-        Some(Program::SchedClassifier(p)) => p.info()?,
-        Some(Program::CgroupSockAddr(p)) => CgroupSockAddr::info(p)?,
-        _ => bail!("no such program"),
     };
-    info.verified_instruction_count().ok_or_else(|| anyhow!("the kernel does not say how much it verified"))
+    end_machine(status)
 }
 
-/// TCX came with 6.6.
-fn tcx(release: &str) -> bool {
-    let mut parts = release.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 6)
+fn check() -> Result<()> {
+    for (kind, dir) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("cgroup2", CGROUPS)] {
+        fs::create_dir_all(dir)?;
+        match mount(Some(kind), dir, Some(kind), MsFlags::empty(), None::<&str>) {
+            // The kernel may have mounted it by itself.
+            Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
+            Err(e) => return Err(e).with_context(|| format!("mount {dir}")),
+        }
+    }
+    println!("kernel-check: {}", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
+    modules()?;
+    up("lo")?;
+    let tcx = KernelVersion::current()? >= KernelVersion::new(6, 6, 0);
+    let mut object = EbpfLoader::new().load_file(OBJECT).context("the object's maps")?;
+    let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
+    ensure!(!names.is_empty(), "the object has no program");
+    let mut refused = Vec::new();
+    for name in names {
+        if let Err(e) = one(&mut object, &name, tcx) {
+            println!("kernel-check: {name}: {e:?}");
+            refused.push(name);
+        }
+    }
+    ensure!(refused.is_empty(), "refused: {}", refused.join(", "));
+    // The programs see this packet, and must leave the host's own traffic alone.
+    let (a, b) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+    b.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    a.send_to(b"through", b.local_addr()?)?;
+    b.recv_from(&mut [0; 16]).context("a datagram on lo, through the programs")?;
+    Ok(())
 }
 
-/// Loads `/modules/<n>-<name>.ko` in order.
-fn load_modules() -> anyhow::Result<()> {
-    let Ok(dir) = fs::read_dir("/modules") else { return Ok(()) };
-    let mut files: Vec<_> = dir.map(|f| Ok(f?.path())).collect::<std::io::Result<_>>()?;
-    files.sort();
-    for path in files {
-        let file = fs::File::open(&path)?;
-        // SAFETY: finit_module reads the descriptor and the empty parameter string, both alive.
-        let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-        if result != 0 {
-            let e = std::io::Error::last_os_error();
-            if e.raw_os_error() != Some(libc::EEXIST) {
-                bail!("load module {}: {e}", Path::new(&path).display());
+fn one(object: &mut Ebpf, name: &str, tcx: bool) -> Result<()> {
+    let program = object.program_mut(name).context("vanished")?;
+    let how = match program {
+        Program::SchedClassifier(p) => {
+            p.load().map_err(verifier)?;
+            if !tcx {
+                // Of several programs the first makes the queueing discipline.
+                let _ = tc::qdisc_add_clsact("lo");
             }
+            p.attach("lo", TcAttachType::Ingress).context("attach")?;
+            if tcx {
+                let (_, attached) = SchedClassifier::query_tcx("lo", TcAttachType::Ingress)?;
+                ensure!(!attached.is_empty(), "attached, yet no TCX program is listed");
+                "tcx"
+            } else {
+                "clsact"
+            }
+        }
+        Program::CgroupSockAddr(p) => {
+            p.load().map_err(verifier)?;
+            p.attach(File::open(CGROUPS)?, CgroupAttachMode::AllowMultiple).context("attach")?;
+            "cgroup"
+        }
+        other => bail!("kernel-check cannot attach a program of type {:?}", other.prog_type()),
+    };
+    let info = object.program(name).context("vanished")?.info()?;
+    let verified = info.verified_instruction_count().map_or("?".into(), |n| n.to_string());
+    println!(
+        "kernel-check: {name}: {verified} instructions verified, {} bytes, {how}",
+        info.size_translated().unwrap_or(0)
+    );
+    Ok(())
+}
+
+/// The end of the verifier's log says what it refused.
+fn verifier(e: ProgramError) -> anyhow::Error {
+    if let ProgramError::LoadError { io_error, verifier_log } = &e {
+        let log = verifier_log.to_string();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(40)..];
+        return anyhow::anyhow!("the verifier refused it ({io_error}):\n{}", tail.join("\n"));
+    }
+    e.into()
+}
+
+/// Loads the modules that were put into the initramfs, in the order of their names.
+fn modules() -> Result<()> {
+    let mut files: Vec<_> = fs::read_dir(MODULES)?.collect::<std::io::Result<Vec<_>>>()?;
+    files.sort_by_key(fs::DirEntry::file_name);
+    for file in files {
+        let image = fs::read(file.path())?;
+        // SAFETY: the pointers are to a buffer and a terminated string that outlive the call.
+        let done = unsafe { libc::syscall(libc::SYS_init_module, image.as_ptr(), image.len(), c"".as_ptr()) };
+        if done != 0 {
+            let e = std::io::Error::last_os_error();
+            ensure!(e.raw_os_error() == Some(libc::EEXIST), "module {}: {e}", file.path().display());
         }
     }
     Ok(())
 }
 
-/// Ends the machine through QEMU's `isa-debug-exit` device at port 0xf4: QEMU exits with 2n + 1.
-fn end(passed: bool) -> ! {
-    // So that the console is written out before the machine is gone.
-    let _ = std::io::Write::flush(&mut std::io::stdout());
-    nix::unistd::sync();
+/// Sets a device up.
+fn up(device: &str) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0").context("a socket")?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which outlives the call.
+    let done =
+        unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS as _, &request) };
+    ensure!(done == 0, "{device} up: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Ends QEMU through its debug-exit device: it exits with 2 × `status` + 1.
+fn end_machine(status: u32) -> ! {
+    // SAFETY: sync takes nothing.
+    unsafe { libc::sync() };
     #[cfg(target_arch = "x86_64")]
-    {
-        let code: u32 = if passed { 0 } else { 3 };
-        // SAFETY: this process is root on a machine made for it alone; the port is the exit device's.
-        unsafe {
-            libc::ioperm(0xf4, 4, 1);
-            core::arch::asm!("out dx, eax", in("dx") 0xf4u16, in("eax") code);
-        }
+    // SAFETY: the port is the debug device's, and nothing else runs here.
+    unsafe {
+        libc::ioperm(0xf4, 4, 1);
+        std::arch::asm!("out dx, eax", in("dx") 0xf4_u16, in("eax") status);
     }
-    let _ = passed;
-    // Without the device: power off, which QEMU reports as 0, read as "did not report".
-    let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
-    loop {
-        std::thread::park();
-    }
+    // SAFETY: takes no pointers. Reached where there is no debug device: the runner then sees that
+    // nothing was reported.
+    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    std::process::exit(status.cast_signed())
 }

@@ -41,6 +41,14 @@ const NEEDS: &[Need] = &[
     need("ps", "tests look at processes", &["procps"]),
 ];
 
+/// Only for `cargo xtask test`, which boots other kernels.
+const KERNEL_NEEDS: &[Need] = &[
+    need("qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]),
+    need("xz", "unpacks kernel modules", &["xz-utils"]),
+    need("apt-get", "fetches Debian's kernels", &["apt"]),
+    need("dpkg-deb", "unpacks Debian's kernels", &["dpkg"]),
+];
+
 /// Installs what is missing.
 ///
 /// # Errors
@@ -49,6 +57,14 @@ pub fn run() -> Result<()> {
     say("what this machine needs");
     provide(NEEDS)?;
     bpf::provide()
+}
+
+/// Installs what booting other kernels needs on top.
+///
+/// # Errors
+/// As [`run`].
+pub fn for_kernels() -> Result<()> {
+    provide(KERNEL_NEEDS)
 }
 
 fn provide(needs: &[Need]) -> Result<()> {
@@ -91,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package() {
-        for n in NEEDS {
+        for n in NEEDS.iter().chain(KERNEL_NEEDS) {
             assert!(!n.packages.is_empty() && !n.why.is_empty(), "{}", n.program);
         }
     }
