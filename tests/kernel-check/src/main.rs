@@ -91,7 +91,7 @@ fn one(object: &mut Ebpf, name: &str, tcx: bool) -> Result<()> {
         }
         Program::CgroupSockAddr(p) => {
             p.load().map_err(verifier)?;
-            p.attach(File::open(CGROUPS)?, CgroupAttachMode::AllowMultiple).context("attach")?;
+            p.attach(File::open(CGROUPS)?, CgroupAttachMode::default()).context("attach")?;
             "cgroup"
         }
         other => bail!("kernel-check cannot attach a program of type {:?}", other.prog_type()),
