@@ -4,6 +4,7 @@
 //! never see each other (`cargo xtask check` holds us to it). See `docs/architecture.md`.
 
 pub mod ipam;
+pub mod manager;
 pub mod model;
 pub mod proto;
 pub mod raft;
