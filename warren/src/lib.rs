@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cli;
 pub mod ipam;
+pub mod manager;
 pub mod model;
 pub mod node;
 pub mod observability;

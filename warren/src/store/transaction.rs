@@ -75,6 +75,19 @@ impl Tx {
         self.record(Key::Task(id), Change::RemoveTask(id));
     }
 
+    /// Makes a change that somebody decided on as data.
+    pub fn change(&mut self, change: Change) {
+        match change {
+            Change::PutCluster(c) => self.put_cluster(c),
+            Change::PutNode(n) => self.put_node(n),
+            Change::PutService(s) => self.put_service(s),
+            Change::PutTask(t) => self.put_task(t),
+            Change::RemoveNode(id) => self.remove_node(id),
+            Change::RemoveService(id) => self.remove_service(id),
+            Change::RemoveTask(id) => self.remove_task(id),
+        }
+    }
+
     fn record(&mut self, key: Key, change: Change) {
         // Until it is committed an object keeps the version it was read at.
         let version = self.base.version_of(&change);
