@@ -4,5 +4,6 @@
 //! never see each other (`cargo xtask check` holds us to it). See `docs/architecture.md`.
 
 pub mod model;
+pub mod net;
 pub mod proto;
 pub mod worker;
