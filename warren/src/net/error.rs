@@ -56,9 +56,9 @@ pub enum NetError {
         source: Box<aya::EbpfError>,
     },
     /// The verifier refused a program.
-    #[error("the kernel did not take BPF program {program}: {source}")]
+    #[error("the kernel did not take a BPF program ({program}): {source}")]
     Program {
-        /// Its name.
+        /// Its name, or that of the device it was for.
         program: String,
         /// What aya says.
         #[source]
@@ -95,5 +95,9 @@ pub enum NetError {
 impl NetError {
     pub(super) fn system(what: &'static str, source: impl Into<io::Error>) -> Self {
         Self::System { what, source: source.into() }
+    }
+
+    pub(super) fn program(name: &str, source: aya::programs::ProgramError) -> Self {
+        Self::Program { program: name.to_owned(), source: Box::new(source) }
     }
 }

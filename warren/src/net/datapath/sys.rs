@@ -246,6 +246,23 @@ impl RawMap {
         unsafe { attr.call(MAP_UPDATE) }.map(drop)
     }
 
+    /// Adds a key; `false` when it is there already.
+    pub fn add(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        const NOEXIST: u64 = 1;
+        self.check(key, Some(value))?;
+        let mut attr = Attr::new()
+            .fd(0, self.fd.as_fd())
+            .u64(8, key.as_ptr() as u64)
+            .u64(16, value.as_ptr() as u64)
+            .u64(24, NOEXIST);
+        // SAFETY: key and value have the lengths the map has, checked above.
+        match unsafe { attr.call(MAP_UPDATE) } {
+            Ok(_) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Deletes a key; one that is not there is no error.
     pub fn delete(&self, key: &[u8]) -> io::Result<()> {
         self.check(key, None)?;
