@@ -52,7 +52,7 @@ pub fn namespaces(dir: &Path) -> io::Result<Vec<TaskId>> {
 }
 
 /// Makes the namespace and the pair, still down, and returns the host end's index. What carries
-/// the task's name and is not complete is made anew.
+/// the task's name and is not complete is made anew; both ends get this MTU.
 pub async fn make(netlink: &Netlink, dir: &Path, alias: &Alias, mtu: u32) -> Result<u32, NetError> {
     let ns = namespace_path(dir, alias.task);
     namespace::create(&ns).map_err(|e| NetError::system("make a network namespace", e))?;
@@ -63,7 +63,14 @@ pub async fn make(netlink: &Netlink, dir: &Path, alias: &Alias, mtu: u32) -> Res
             return Err(NetError::NameTaken { name });
         }
         let inside = open_inside(&ns)?;
-        if device.alias.as_deref() == Some(&text) && find(&inside, INSIDE).await?.is_some() {
+        let peer = find(&inside, INSIDE).await?;
+        if let Some(peer) = peer.filter(|_| device.alias.as_deref() == Some(&text)) {
+            if peer.mtu != mtu {
+                set(&inside, LinkUnspec::new_with_index(peer.index).mtu(mtu)).await?;
+            }
+            if device.mtu != mtu {
+                set(netlink, LinkUnspec::new_with_index(device.index).mtu(mtu)).await?;
+            }
             return Ok(device.index);
         }
         remove_device(netlink, device.index).await?;
@@ -142,21 +149,6 @@ pub async fn remove(netlink: &Netlink, dir: &Path, task: TaskId) -> Result<(), N
     }
     namespace::remove(&namespace_path(dir, task))
         .map_err(|e| NetError::system("remove a network namespace", e))
-}
-
-/// Sets the MTU of both ends.
-pub async fn set_mtu(
-    netlink: &Netlink,
-    dir: &Path,
-    task: TaskId,
-    index: u32,
-    mtu: u32,
-) -> Result<(), NetError> {
-    let inner = open_inside(&namespace_path(dir, task))?;
-    if let Some(device) = find(&inner, INSIDE).await? {
-        set(&inner, LinkUnspec::new_with_index(device.index).mtu(mtu)).await?;
-    }
-    set(netlink, LinkUnspec::new_with_index(index).mtu(mtu)).await
 }
 
 /// The device of this name.

@@ -18,8 +18,13 @@ use aya::{
     util::KernelVersion,
 };
 
+use futures::TryStreamExt;
+
 use super::{
-    super::NetError,
+    super::{
+        NetError,
+        netlink::{Netlink, is_errno},
+    },
     bpffs,
     sys::{AttachType, Link, LinkTarget},
 };
@@ -187,13 +192,32 @@ fn put_filter(device: &str, program: &mut SchedClassifier) -> Result<(), NetErro
     Ok(())
 }
 
-/// Removes our clsact filter from a device, if it has one.
-pub fn remove_filter(device: &str) {
-    if let Ok(link) = our_filter(device) {
-        // An error means that there is none.
-        let _ = link.detach();
+/// Removes our clsact filter from a device; says whether it had one.
+pub fn remove_filter(device: &str) -> bool {
+    our_filter(device).is_ok_and(|link| link.detach().is_ok())
+}
+
+/// Removes a device's clsact discipline when no filter is left in it.
+pub async fn remove_empty_clsact(netlink: &Netlink, index: u32) -> Result<(), NetError> {
+    let Ok(ifindex) = i32::try_from(index) else { return Ok(()) };
+    let get = || netlink.handle.traffic_filter(ifindex).get();
+    for request in [get().ingress(), get().egress()] {
+        let filters: Vec<_> = request.execute().try_collect().await.unwrap_or_default();
+        if !filters.is_empty() {
+            return Ok(());
+        }
+    }
+    let mut request = netlink.handle.qdisc().del(ifindex);
+    request.message_mut().header.parent = CLSACT.into();
+    match request.execute().await {
+        Err(e) if !is_errno(&e, libc::ENOENT) && !is_errno(&e, libc::EINVAL) => {
+            Err(super::super::netlink::request("remove a clsact discipline")(e))
+        }
+        _ => Ok(()),
     }
 }
+
+const CLSACT: u32 = 0xffff_fff1;
 
 /// The root of cgroup2, wherever it is mounted.
 pub fn cgroup_root() -> Result<PathBuf, NetError> {

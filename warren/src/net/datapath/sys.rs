@@ -156,6 +156,14 @@ pub fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     })
 }
 
+/// Asks the kernel for the smallest map there is, and gives it back.
+pub fn probe() -> io::Result<()> {
+    const MAP_CREATE: u32 = 0;
+    const ARRAY: u32 = 2;
+    // SAFETY: no address in the attribute.
+    unsafe { Attr::new().u32(0, ARRAY).u32(4, 4).u32(8, 4).u32(12, 1).call_fd(MAP_CREATE) }.map(drop)
+}
+
 /// Opens a program by its number.
 pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: no address in the attribute.
