@@ -8,6 +8,7 @@ pub mod cli;
 pub mod ipam;
 pub mod manager;
 pub mod model;
+pub mod net;
 pub mod node;
 pub mod observability;
 pub mod proto;
