@@ -7,7 +7,11 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::NodeId;
+use crate::{
+    model::NodeId,
+    net,
+    worker::runtime::{RuntimeConfig, SupervisorConfig},
+};
 
 /// Where a node keeps its data unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/warren";
@@ -73,9 +77,6 @@ impl NodeConfig {
     }
 }
 
-/// The machine's own containerd, where distributions put it.
-pub(super) const SYSTEM_CONTAINERD: &str = "/run/containerd/containerd.sock";
-
 /// Where a node's things are. What lives as long as the machine is up is below `/run` and
 /// `/sys/fs/bpf`, by the node's id, so that nodes on one kernel never meet.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ impl Layout {
         Self {
             data_dir: data_dir.to_owned(),
             state_dir: Path::new("/run/warren").join(node.as_str()),
-            pin_root: Path::new("/sys/fs/bpf/warren").join(node.as_str()),
+            pin_root: net::pin_root(node),
         }
     }
 
@@ -106,7 +107,13 @@ impl Layout {
         self.data_dir.join("worker")
     }
 
-    pub(super) fn containerd_dir(&self) -> PathBuf {
-        self.data_dir.join("containerd")
+    /// The node's own containerd.
+    pub(super) fn supervisor(&self) -> SupervisorConfig {
+        SupervisorConfig { data_dir: self.data_dir.clone(), state_dir: self.state_dir.clone() }
+    }
+
+    /// Its containers in the containerd behind `socket`.
+    pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
+        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.worker_dir())
     }
 }

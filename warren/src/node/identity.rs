@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read as _, Seek as _, Write as _},
+    io::{ErrorKind, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,7 @@ use crate::model::{Id, NodeId};
 
 const IDENTITY: &str = "node.json";
 const LOCK: &str = "lock";
+const RUNTIME: &str = "runtime.json";
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -21,6 +22,13 @@ struct Identity {
     format: u32,
     /// The node.
     id: String,
+}
+
+/// Which containerd has the node's containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RuntimeRecord {
+    /// Its socket; `None` for the node's own.
+    pub(super) socket: Option<PathBuf>,
 }
 
 /// The data directory, held: no second process gets it while this lives.
@@ -37,13 +45,16 @@ impl DataDir {
         Self::lock(path)
     }
 
-    /// Takes the directory if there is one.
+    /// Takes the directory if a node has been there; a directory of others is not touched.
     pub(super) fn hold_existing(path: &Path) -> Result<Option<Self>, NodeError> {
-        match fs::metadata(path) {
-            Ok(_) => Self::lock(path).map(Some),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(NodeError::DataDir(path.to_owned(), e)),
+        for ours in [IDENTITY, LOCK] {
+            match fs::symlink_metadata(path.join(ours)) {
+                Ok(_) => return Self::lock(path).map(Some),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(e) => return Err(NodeError::DataDir(path.to_owned(), e)),
+            }
         }
+        Ok(None)
     }
 
     fn lock(path: &Path) -> Result<Self, NodeError> {
@@ -85,18 +96,68 @@ impl DataDir {
         let id = Id::from_random(random);
         let text = serde_json::to_vec(&Identity { format: 1, id: NodeId::to_string(&id) })
             .map_err(|e| NodeError::DataDir(self.path.clone(), e.into()))?;
-        self.write(&text).map_err(|e| NodeError::DataDir(self.path.clone(), e))?;
+        self.write(IDENTITY, &text)?;
         Ok(id)
     }
 
+    /// Which containerd was used last; `None` before the first start.
+    pub(super) fn runtime_record(&self) -> Result<Option<RuntimeRecord>, NodeError> {
+        let path = self.path.join(RUNTIME);
+        match fs::read(&path) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).map_err(|e| NodeError::Damaged(path, e.to_string()))
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(NodeError::DataDir(self.path.clone(), e)),
+        }
+    }
+
+    /// Notes which containerd is used.
+    pub(super) fn write_runtime_record(&self, record: &RuntimeRecord) -> Result<(), NodeError> {
+        if self.runtime_record()?.as_ref() == Some(record) {
+            return Ok(());
+        }
+        let text = serde_json::to_vec(record).map_err(|e| NodeError::DataDir(self.path.clone(), e.into()))?;
+        self.write(RUNTIME, &text)
+    }
+
     /// Aside, then in place: a cut of power leaves the old file or the new one.
-    fn write(&self, text: &[u8]) -> std::io::Result<()> {
-        let aside = self.path.join(format!("{IDENTITY}.new"));
-        let mut file = File::create(&aside)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&aside, self.path.join(IDENTITY))?;
-        File::open(&self.path)?.sync_all()
+    fn write(&self, name: &str, text: &[u8]) -> Result<(), NodeError> {
+        let aside = self.path.join(format!("{name}.new"));
+        let write = || {
+            let mut file = File::create(&aside)?;
+            file.write_all(text)?;
+            file.sync_all()?;
+            fs::rename(&aside, self.path.join(name))?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|e| NodeError::DataDir(self.path.clone(), e))
+    }
+
+    /// Removes the directory with all that is in it. The identity goes last, so that what was cut
+    /// off can be repeated.
+    pub(super) fn clear(self) -> Result<(), NodeError> {
+        let clear = || {
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                if [IDENTITY, LOCK].iter().any(|name| entry.file_name() == *name) {
+                    continue;
+                }
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            for last in [IDENTITY, LOCK] {
+                match fs::remove_file(self.path.join(last)) {
+                    Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+            fs::remove_dir(&self.path)
+        };
+        clear().map_err(|e| NodeError::DataDir(self.path.clone(), e))
     }
 }
 
@@ -105,7 +166,7 @@ pub(super) fn read_identity(dir: &Path) -> Result<Option<NodeId>, NodeError> {
     let path = dir.join(IDENTITY);
     let text = match fs::read(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(NodeError::DataDir(dir.to_owned(), e)),
     };
     let identity: Identity =
@@ -152,6 +213,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none");
         assert!(DataDir::hold_existing(&path).unwrap().is_none());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_of_others_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("theirs"), "x").unwrap();
+        assert!(DataDir::hold_existing(dir.path()).unwrap().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_cleared_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node");
+        let held = DataDir::hold(&path).unwrap();
+        held.node_or_new(3).unwrap();
+        let own = RuntimeRecord { socket: None };
+        held.write_runtime_record(&own).unwrap();
+        assert_eq!(held.runtime_record().unwrap(), Some(own));
+        fs::create_dir_all(path.join("raft/x")).unwrap();
+        held.clear().unwrap();
         assert!(!path.exists());
     }
 }
