@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The stages are pure functions from a view to a [`Plan`]; none knows another. One loop
-//! ([`controller`]) runs them in this order inside one transaction, so that a new service is
+//! (`controller`) runs them in this order inside one transaction, so that a new service is
 //! assigned in a single commit, and again after every change of the store. There are no timers:
 //! a restart delay is a moment written into the task, which its node waits for.
 //!
