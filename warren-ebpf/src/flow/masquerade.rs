@@ -15,9 +15,9 @@ use crate::{
     packet::Tuple,
 };
 
-/// Ports that are tried. With nine tenths of the range in use towards one remote port, one search
-/// in thirty fails, and the next packet searches elsewhere.
-const SEARCH: u32 = 32;
+/// Ports that are tried. With 98 % of the range in use towards one remote port, one search in two
+/// hundred fails, and the next packet of the flow searches elsewhere.
+const SEARCH: u32 = 256;
 
 /// Gives a packet of container `owner` to a remote the source `local` and a port of its own.
 /// Refused are TCP that did not begin here ([`Reason::NoFlow`]) and what finds no port
@@ -126,10 +126,8 @@ impl<A: Address, T: Tables<A>> Search<A, T> for FreePort<'_, A> {
     fn step(&mut self, tables: &T, i: u32) -> bool {
         let first = self.present.config.masquerade_first;
         let count = u32::from(self.present.config.masquerade_last.saturating_sub(first)) + 1;
-        // A walk with a stride of its own: neighbouring searches part ways.
-        let start = self.spread as u32;
-        let stride = (self.spread >> 32) as u32 | 1;
-        let port = first.wrapping_add((start.wrapping_add(stride.wrapping_mul(i)) % count) as u16);
+        let place = hash::scramble(self.spread.wrapping_add(u64::from(i))) % u64::from(count);
+        let port = first.wrapping_add(place as u16);
         self.key.local_port = port;
         let held =
             tables.returns().with(&self.key, |r| (r.backend, run_out(&self.present, r, self.key.protocol)));
@@ -203,10 +201,10 @@ fn take<A: Address>(
     }
     let claimed = tables.returns().with(key, |r| {
         let seen = r.last_seen;
-        // Looked at again: someone may have taken it meanwhile.
-        (run_out(present, r, key.protocol) || r.backend == holder && !dead)
-            && seen != present.now
-            && tables.claim(&mut r.last_seen, seen, present.now)
+        // Looked at again: someone may have taken it meanwhile. The value must change, or two
+        // could claim it.
+        (run_out(present, r, key.protocol) || (r.backend == holder && !dead))
+            && tables.claim(&mut r.last_seen, seen, present.now.max(seen + 1))
     });
     if claimed != Some(true) {
         return false;

@@ -5,8 +5,13 @@
 pub mod decide;
 pub mod hash;
 pub mod masquerade;
+#[cfg(not(target_arch = "bpf"))]
+pub mod model;
 pub mod published;
 pub mod tcp;
+
+#[cfg(test)]
+mod tests;
 
 use crate::{
     abi::{

@@ -7,6 +7,8 @@ mod rewrite;
 
 #[cfg(not(target_arch = "bpf"))]
 mod bytes;
+#[cfg(test)]
+mod tests;
 
 #[cfg(not(target_arch = "bpf"))]
 pub use bytes::Bytes;
