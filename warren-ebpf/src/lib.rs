@@ -8,3 +8,7 @@ pub mod abi;
 pub mod flow;
 #[cfg(not(target_arch = "bpf"))]
 pub mod maglev;
+pub mod packet;
+
+#[cfg(feature = "programs")]
+mod kernel;

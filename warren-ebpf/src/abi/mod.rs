@@ -44,12 +44,28 @@ pub use service::*;
 pub trait Address: Copy + Eq + Default + core::fmt::Debug + core::hash::Hash + 'static {
     /// Folds the address into one word.
     fn fold(&self) -> u32;
+
+    /// A backend's address of this family.
+    fn of(backend: &Backend) -> Self;
+
+    /// [`Config::hairpin`] of this family.
+    fn hairpin(config: &Config) -> Self;
 }
 
 impl Address for [u8; 4] {
     #[inline(always)]
     fn fold(&self) -> u32 {
-        u32::from_ne_bytes(*self)
+        u32::from_le_bytes(*self)
+    }
+
+    #[inline(always)]
+    fn of(backend: &Backend) -> Self {
+        backend.address
+    }
+
+    #[inline(always)]
+    fn hairpin(config: &Config) -> Self {
+        config.hairpin
     }
 }
 
@@ -60,10 +76,22 @@ impl Address for [u8; 16] {
         let mut i = 0;
         while i < 4 {
             let part = [self[4 * i], self[4 * i + 1], self[4 * i + 2], self[4 * i + 3]];
-            word = word.rotate_left(7) ^ u32::from_ne_bytes(part);
+            word = word.rotate_left(7) ^ u32::from_le_bytes(part);
             i += 1;
         }
         word
+    }
+
+    #[inline(always)]
+    fn of(backend: &Backend) -> Self {
+        backend.address6
+    }
+
+    #[inline(always)]
+    fn hairpin(config: &Config) -> Self {
+        // The IPv4 one under fe80::/64, until the configuration has a place for its twin.
+        let [a, b, c, d] = config.hairpin;
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
     }
 }
 
