@@ -38,15 +38,7 @@ pub fn run() -> Result<()> {
     let target = workspace::target()?;
     let object = target.join("bpf/warren-ebpf.o");
     fs::metadata(&object).with_context(|| format!("{}: run `cargo xtask build-ebpf`", object.display()))?;
-    execute(&mut cargo(&[
-        "rustc",
-        "-p",
-        "kernel-check",
-        "--release",
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ]))?;
+    execute(&mut cargo(&["rustc", "-p", "kernel-check", "--", "-C", "target-feature=+crt-static"]))?;
     let init = target.join("debug/kernel-check");
     let (mut refused, mut absent) = (Vec::new(), Vec::new());
     for (name, suite) in KERNELS {
