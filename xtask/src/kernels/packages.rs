@@ -42,7 +42,7 @@ pub fn fetch(suite: &str, dir: &Path) -> Result<Kernel> {
     for sub in ["lists/partial", "cache/archives/partial", "etc"] {
         fs::create_dir_all(state.join(sub))?;
     }
-    let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+    let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
     fs::write(state.join("etc/sources.list"), source)?;
     fs::write(state.join("status"), "")?;
     run(&mut apt(&state, "apt-get", &["update", "-q"]))?;
@@ -82,6 +82,16 @@ pub fn fetch(suite: &str, dir: &Path) -> Result<Kernel> {
         files.iter().find(is).cloned()
     };
     Ok(Kernel { image, modules: MODULES.into_iter().filter_map(module).collect(), version })
+}
+
+/// The Debian mirror that this machine's own apt uses.
+fn mirror() -> Result<String> {
+    let targets = output(&mut command("apt-get", &["indextargets", "--format", "$(REPO_URI)"]))?;
+    targets
+        .lines()
+        .find(|uri| uri.trim_end_matches('/').ends_with("/debian"))
+        .map(str::to_owned)
+        .context("this machine's apt uses no Debian mirror")
 }
 
 /// The packages that the suite's kernel is made of.
