@@ -61,8 +61,11 @@ pub fn output_bytes(c: &mut Command) -> Result<Vec<u8>> {
 
 /// The command as a person would type it.
 fn shown(c: &Command) -> String {
-    let mut words: Vec<String> =
-        c.get_envs().filter_map(|(k, v)| Some(format!("{}={}", k.display(), quoted(v?)))).collect();
+    let mut words: Vec<String> = c
+        .get_envs()
+        .filter(|(k, _)| *k != "PATH")
+        .filter_map(|(k, v)| Some(format!("{}={}", k.display(), quoted(v?))))
+        .collect();
     let program = Path::new(c.get_program());
     words.push(program.file_name().unwrap_or(c.get_program()).display().to_string());
     words.extend(c.get_args().map(quoted));

@@ -91,7 +91,8 @@ fn one(object: &mut Ebpf, name: &str, tcx: bool) -> Result<()> {
         }
         Program::CgroupSockAddr(p) => {
             p.load().map_err(verifier)?;
-            p.attach(File::open(CGROUPS)?, CgroupAttachMode::default()).context("attach")?;
+            // No flag: a link stands beside others anyway, and older kernels refuse flags here.
+            p.attach(File::open(CGROUPS)?, CgroupAttachMode::Single).context("attach")?;
             "cgroup"
         }
         other => bail!("kernel-check cannot attach a program of type {:?}", other.prog_type()),

@@ -62,7 +62,7 @@ fn install_linker(compiler: &Compiler) -> Result<std::path::PathBuf> {
     eprintln!("    missing: bpf-linker (links BPF objects)");
     let major = compiler.llvm()?;
     let by_hand = format!(
-        "install LLVM {major} with its headers, then run `LLVM_SYS_{major}1_PREFIX=<where> cargo install bpf-linker --version {LINKER} --locked --no-default-features --features llvm-{major}`; or `cargo binstall bpf-linker`"
+        "install LLVM {major} with its headers, then run `LLVM_PREFIX=<where> LLVM_SYS_{major}1_PREFIX=<where> cargo install bpf-linker --version {LINKER} --locked --no-default-features --features llvm-{major}`; or `cargo binstall bpf-linker`"
     );
     if !LLVM.contains(&major) {
         bail!(
@@ -85,9 +85,12 @@ fn install_linker(compiler: &Compiler) -> Result<std::path::PathBuf> {
         }
         apt::install(&lacking.iter().map(std::slice::from_ref).collect::<Vec<_>>())?;
     }
+    let prefix = format!("/usr/lib/llvm-{major}");
     run(cargo(&["install", "bpf-linker", "--version", LINKER, "--locked", "--no-default-features"])
         .args(["--features", &format!("llvm-{major}")])
-        .env(format!("LLVM_SYS_{major}1_PREFIX"), format!("/usr/lib/llvm-{major}"))
+        .env(format!("LLVM_SYS_{major}1_PREFIX"), &prefix)
+        // Its own build script looks for llvm-config here.
+        .env("LLVM_PREFIX", &prefix)
         // It is a program of its own: no setting of this workspace is meant for it.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")
