@@ -3,6 +3,10 @@
 //! Rooms are laid out in floors; an arrow may only point to a lower floor and rooms on one floor
 //! never see each other (`cargo xtask check` holds us to it). See `docs/architecture.md`.
 
+pub mod ipam;
+pub mod manager;
 pub mod model;
 pub mod proto;
+pub mod raft;
+pub mod store;
 pub mod worker;

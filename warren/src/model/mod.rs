@@ -19,7 +19,7 @@ pub mod validate;
 pub use action::{Change, StoreAction, StoreSnapshot};
 pub use assignment::{Assignment, PublishedPort, ServiceEndpoint};
 pub use cluster::Cluster;
-pub use id::{ClusterId, Id, NodeId, ServiceId, TaskId};
+pub use id::{ClusterId, Id, IdError, NodeId, ServiceId, TaskId};
 pub use image::{ImageReference, ImageReferenceError};
 pub use network::{Attachment, BackendId, ClusterNetwork, NodeSubnet};
 pub use node::{Availability, Node, NodeDescription, NodeState};
