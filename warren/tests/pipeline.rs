@@ -26,7 +26,7 @@ use warren::{
     store::{Store, Tx, View},
     worker::{
         self, WorkerConfig,
-        testing::{Crash, FakeWorld, Process, a_node, channel, quick},
+        testing::{Crash, FakeOutside, FakeWorld, Process, a_node, channel, quick},
     },
 };
 
@@ -41,12 +41,11 @@ struct One {
     dir: TempDir,
     process: Option<Process>,
     inside: Inside,
-    lives: u8,
+    lives: u32,
 }
 
 /// Everything there is of a node, on the current runtime.
-async fn node(world: FakeWorld, dir: PathBuf, seed: u8, inside: Inside) {
-    let outside = world.agent();
+async fn node(outside: Arc<FakeOutside>, world: FakeWorld, dir: PathBuf, seed: u32, inside: Inside) {
     let consensus = raft::start(RaftConfig::new(dir.join("raft"), a_node())).await.expect("it resumes");
     let store = consensus.store();
     let begin = store.update(|tx| {
@@ -60,7 +59,13 @@ async fn node(world: FakeWorld, dir: PathBuf, seed: u8, inside: Inside) {
 
     let cancel = CancellationToken::new();
     let (leadership, clock) = (consensus.leadership(), manager::system_clock());
-    let manager = manager::start(store.clone(), leadership, clock, [seed; 32], cancel.clone());
+    let manager = manager::start(
+        store.clone(),
+        leadership,
+        clock,
+        [u8::try_from(seed % 256).unwrap(); 32],
+        cancel.clone(),
+    );
     let socket = dir.join("socket");
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).expect("the socket can be made");
@@ -141,7 +146,8 @@ impl One {
         self.lives += 1;
         let (world, dir, inside) = (self.world.clone(), self.dir.path().to_owned(), self.inside.clone());
         let seed = self.lives;
-        self.process = Some(Process::spawn(&self.world, move || node(world, dir, seed, inside)));
+        self.process =
+            Some(Process::spawn(&self.world, move |outside| node(outside, world, dir, seed, inside)));
     }
 
     fn view(&self) -> Option<View> {

@@ -39,9 +39,8 @@ impl Node {
 
     fn boot(&mut self) {
         self.process = None;
-        let outside = self.world.agent();
         let (socket, data_dir) = (self.dir.path().join("socket"), self.data_dir());
-        self.process = Some(Process::spawn(&self.world, move || async move {
+        self.process = Some(Process::spawn(&self.world, move |outside| async move {
             let config = WorkerConfig {
                 node: a_node(),
                 description: NodeDescription::default(),
