@@ -291,16 +291,18 @@ fn killed_at_every_step_the_cluster_comes_back_to_what_is_wanted() {
                     if n > *beyond.lock().unwrap() {
                         return;
                     }
-                    let mut ahead = 0;
-                    for crash in [Crash::Before(n), Crash::After(n)] {
+                    let live_until = |crash| {
                         let mut one = One::new();
                         one.world.crash_at(crash);
                         a_service_comes_and_goes(&mut one, &format!("{crash:?}"));
-                        ahead += usize::from(one.world.crash_is_ahead());
-                    }
-                    if ahead == 2 {
+                        (!one.world.crash_is_ahead(), one.world.had_effect(n))
+                    };
+                    let (died, had_effect) = live_until(Crash::Before(n));
+                    if !died {
                         let mut beyond = beyond.lock().unwrap();
                         *beyond = (*beyond).min(n);
+                    } else if had_effect {
+                        live_until(Crash::After(n));
                     }
                 }
             });
