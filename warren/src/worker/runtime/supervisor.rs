@@ -86,7 +86,6 @@ impl SupervisorConfig {
             "internal.v1.tracing",
             "tracing.processor.v1.otlp",
             "monitor.v1.cgroups",
-            "runtime.v1.linux",
             "nri.v1.nri",
             "snapshotter.v1.aufs",
             "snapshotter.v1.blockfile",
