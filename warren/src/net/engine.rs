@@ -24,7 +24,7 @@ use super::{
         diff::{Change, diff},
         links::Hook,
         loader::Loaded,
-        shape::shapes,
+        shape::Shape,
         sys::{RawMap, bytes_of, netns_cookie},
     },
     netlink::{Monitor, Netlink, host::Host},
@@ -61,6 +61,8 @@ pub(super) struct State {
     retired: Vec<(Range<u32>, Instant)>,
     /// Devices that run our programs: number and name.
     pub(super) devices: BTreeSet<(u32, String)>,
+    /// Devices that could not get one, told already.
+    refused: BTreeSet<(u32, String)>,
     /// Whether our programs are in the place of an earlier agent's.
     switched: bool,
     reserved: Reserved,
@@ -102,38 +104,44 @@ impl State {
             // The programs of an earlier build go on with its maps until ours are filled.
             return Ok(());
         }
-        let mut first_error = None;
         let mut wanted = BTreeSet::new();
         let uplinks: Vec<_> = self.host.uplinks(&settings.interfaces).cloned().collect();
-        let links: Vec<(u32, String)> =
-            self.attached.iter().map(|(t, a)| (a.ifindex, host_name(*t))).collect();
         for d in uplinks {
-            wanted.insert((d.index, d.name.clone()));
-            if !self.switched || !self.devices.contains(&(d.index, d.name.clone())) {
-                match self.loaded.attach_device(d.index, &d.name, d.layer) {
-                    Ok(()) => drop(self.devices.insert((d.index, d.name))),
-                    // A device may go at any moment: the next pass does not see it any more.
-                    Err(e) => first_error = first_error.or(Some(e)),
+            let device = (d.index, d.name);
+            if !self.devices.contains(&device) {
+                match self.loaded.attach_device(device.0, &device.1, d.layer) {
+                    Ok(()) => {
+                        self.refused.remove(&device);
+                        self.devices.insert(device.clone());
+                    }
+                    // It may just be going. If not, the others must not wait for it; `check` tells.
+                    Err(e) if self.refused.insert(device.clone()) => {
+                        tracing::warn!("nothing is published on device {}: {e}", device.1);
+                    }
+                    Err(_) => {}
                 }
             }
+            wanted.insert(device);
         }
         if self.switched {
             self.devices.retain(|d| wanted.contains(d));
-            self.loaded.links().sweep()?;
-        } else if first_error.is_none() {
-            for (index, name) in &links {
-                if self.host.devices.iter().any(|d| d.index == *index) {
-                    self.loaded.attach_link(*index, name)?;
-                }
-            }
-            self.loaded.attach_sockets()?;
-            self.forget_others(&wanted, &links)?;
-            let late = self.loaded.carry_over()?;
-            self.loaded.drop_old_maps()?;
-            self.switched = true;
-            tracing::info!(devices = wanted.len(), links = links.len(), late, "datapath is in place");
+            self.refused.retain(|d| wanted.contains(d));
+            return self.loaded.links().sweep();
         }
-        first_error.map_or(Ok(()), Err)
+        let links: Vec<(u32, String)> =
+            self.attached.iter().map(|(t, a)| (a.ifindex, host_name(*t))).collect();
+        for (index, name) in &links {
+            if self.host.devices.iter().any(|d| d.index == *index) {
+                self.loaded.attach_link(*index, name)?;
+            }
+        }
+        self.loaded.attach_sockets()?;
+        self.forget_others(&wanted, &links)?;
+        let late = self.loaded.carry_over()?;
+        self.loaded.drop_old_maps()?;
+        self.switched = true;
+        tracing::info!(devices = wanted.len(), links = links.len(), late, "datapath is in place");
+        Ok(())
     }
 
     /// Ends what an earlier start ran on devices that take no part any more.
@@ -161,9 +169,10 @@ impl Engine {
     pub(super) async fn start(
         config: Config,
         assignment: watch::Receiver<Option<Arc<Assignment>>>,
+        shapes: Vec<Shape>,
+        hook: Hook,
     ) -> Result<Arc<Self>, NetError> {
-        let hook = Hook::of_this_kernel();
-        let loaded = Loaded::start(&config.pin_root, shapes(memory()), hook)?;
+        let loaded = Loaded::start(&config.pin_root, shapes, hook)?;
         for (path, held) in bpffs::others(&config.pin_root) {
             if held {
                 tracing::info!("another node of this machine has its pins in {}", path.display());
@@ -192,6 +201,7 @@ impl Engine {
             host,
             retired: Vec::new(),
             devices: BTreeSet::new(),
+            refused: BTreeSet::new(),
             switched: false,
             reserved,
         };
@@ -306,7 +316,11 @@ impl Engine {
         let assignment = self.heard();
         let mut state = self.state();
         let a = state.attached.get_mut(&task).filter(|a| a.attachment == *attachment);
-        let a = a.ok_or(NetError::NotAttached(task))?;
+        let a = match a {
+            Some(a) => a,
+            None if open => return Err(NetError::NotAttached(task)),
+            None => return Ok(()),
+        };
         a.serving = match (open, a.serving) {
             (true, _) => Serving::Open,
             (false, Serving::Closed) => Serving::Closed,
@@ -408,7 +422,7 @@ fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeM
 }
 
 /// Memory of the machine, in bytes.
-fn memory() -> u64 {
+pub(super) fn memory() -> u64 {
     use procfs::Current;
     procfs::Meminfo::current().map_or(1 << 30, |m| m.mem_total)
 }
@@ -432,7 +446,8 @@ impl Handle {
     }
 
     /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
-    /// next packet on. Established ones are left alone.
+    /// next packet on. Established ones are left alone. Closing one that is not attached is no
+    /// error.
     pub async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
         self.engine.serve(task, attachment, open)
     }

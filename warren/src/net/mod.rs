@@ -14,6 +14,7 @@ mod controller;
 pub mod datapath;
 mod engine;
 mod error;
+mod events;
 pub mod netlink;
 mod owner;
 mod preflight;
@@ -75,7 +76,24 @@ pub async fn start(
     assignment: watch::Receiver<Option<Arc<Assignment>>>,
     cancel: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), NetError> {
-    let engine = engine::Engine::start(config, assignment).await?;
+    let shapes = datapath::shape::shapes(engine::memory());
+    let hook = datapath::links::Hook::of_this_kernel();
+    start_with(config, assignment, cancel, shapes, hook).await
+}
+
+/// [`start`], with maps and hooks of other builds and kernels.
+async fn start_with(
+    config: Config,
+    assignment: watch::Receiver<Option<Arc<Assignment>>>,
+    cancel: CancellationToken,
+    shapes: Vec<datapath::shape::Shape>,
+    hook: datapath::links::Hook,
+) -> Result<(Handle, JoinHandle<()>), NetError> {
+    let engine = engine::Engine::start(config, assignment, shapes, hook).await?;
+    let events = engine.state().loaded.take_events();
+    if let Some(events) = events {
+        tokio::spawn(events::follow(events, cancel.clone()));
+    }
     let task = tokio::spawn(controller::run(Arc::clone(&engine), cancel));
     Ok((Handle::new(engine), task))
 }

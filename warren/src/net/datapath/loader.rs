@@ -15,6 +15,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
     programs::{CgroupSockAddr, Program, SchedClassifier},
 };
 use warren_ebpf::abi::{map, program};
@@ -118,6 +119,11 @@ impl Loaded {
         self.maps.iter().map(|(n, m)| (*n, m))
     }
 
+    /// The programs' events; `None` when they were taken already.
+    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.ebpf.take_map(map::EVENTS).and_then(|m| RingBuf::try_from(m).ok())
+    }
+
     /// The links.
     #[must_use]
     pub fn links(&self) -> &Links {
@@ -139,21 +145,23 @@ impl Loaded {
         map.set(&key, bytes_of(&shape::SCHEMA)).map_err(|e| NetError::system("write the schema", e))
     }
 
+    /// Loads the programs side by side: the verifier is what a start waits for. That of devices
+    /// without link headers waits until there is one.
     fn load_programs(&mut self) -> Result<(), NetError> {
-        for (name, p) in self.ebpf.programs_mut() {
-            match p {
-                Program::SchedClassifier(p) => p.load(),
-                Program::CgroupSockAddr(p) if socket_hook(name).is_some() => p.load(),
-                _ => return Err(NetError::ForeignObject { map: name.to_owned() }),
-            }
-            .map_err(|e| NetError::program(name, e))?;
-        }
         for name in [program::NODE_IN_L2, program::NODE_IN_L3, program::VETH_IN] {
             if self.ebpf.program(name).is_none() {
                 return Err(NetError::ForeignObject { map: name.into() });
             }
         }
-        Ok(())
+        std::thread::scope(|scope| {
+            let loads: Vec<_> = self
+                .ebpf
+                .programs_mut()
+                .filter(|(name, _)| *name != program::NODE_IN_L3)
+                .map(|(name, p)| scope.spawn(move || load_program(name, p)))
+                .collect();
+            loads.into_iter().try_for_each(|l| l.join().unwrap_or(Err(NetError::Stopped)))
+        })
     }
 
     /// Copies flows from maps of other layouts into ours; what is there already is newer. Returns
@@ -234,6 +242,9 @@ impl Loaded {
             .program_mut(name)
             .and_then(|p| p.try_into().ok())
             .ok_or_else(|| NetError::ForeignObject { map: name.to_owned() })?;
+        if p.fd().is_err() {
+            p.load().map_err(|e| NetError::program(name, e))?;
+        }
         self.links.device(hook, index, device, p)
     }
 
@@ -256,6 +267,15 @@ impl Loaded {
 /// Whether the agent must fill this map before programs may run on it.
 fn is_filled(map: &str) -> bool {
     ![map::SCHEMA, map::DROPS, map::EVENTS].contains(&map)
+}
+
+fn load_program(name: &str, p: &mut Program) -> Result<(), NetError> {
+    match p {
+        Program::SchedClassifier(p) => p.load(),
+        Program::CgroupSockAddr(p) if socket_hook(name).is_some() => p.load(),
+        _ => return Err(NetError::ForeignObject { map: name.to_owned() }),
+    }
+    .map_err(|e| NetError::program(name, e))
 }
 
 fn load(maps: &Path, shapes: &[Shape]) -> Result<Ebpf, NetError> {

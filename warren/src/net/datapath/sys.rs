@@ -292,7 +292,7 @@ impl RawMap {
         }
         let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
         // A hash's batch ends at a bucket's end: too small a batch for a bucket answers ENOSPC.
-        let mut chunk = 512usize.min(self.info.max_entries.max(8) as usize).max(64);
+        let mut chunk = (self.info.max_entries as usize).clamp(64, 4096);
         let mut keys = vec![0u8; chunk * ks];
         let mut values = vec![0u8; chunk * vs];
         // Opaque to us; the kernel writes at most a key or a u32.

@@ -12,6 +12,8 @@ use warren_ebpf::abi::{
     TCP, map,
 };
 
+use proptest::prelude::*;
+
 use super::{
     super::netlink::host::Host,
     apply::apply,
@@ -275,4 +277,86 @@ fn states_not_said_yet_are_those_of_the_assignment() {
     node.attach(1, Serving::Unknown);
     node.pass();
     assert_eq!(node.service(8080, [0; 4]).unwrap().single.id, 0, "a task nothing is known of is not served");
+}
+
+/// What may happen to a node with four containers and two services.
+#[derive(Debug, Clone)]
+enum Happening {
+    Attach(u8, bool),
+    Drain(u8),
+    Detach(u8),
+    Assign(Vec<Vec<u8>>),
+    TimePasses,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (1u8..=4, any::<bool>()).prop_map(|(n, open)| Happening::Attach(n, open)),
+        (1u8..=4).prop_map(Happening::Drain),
+        (1u8..=4).prop_map(Happening::Detach),
+        proptest::collection::vec(proptest::collection::vec(1u8..=4, 0..5), 0..3).prop_map(Happening::Assign),
+        Just(Happening::TimePasses),
+    ]
+}
+
+/// The containers each service may lead to, by the service's number.
+fn behind(node: &Node) -> BTreeMap<u32, Vec<u32>> {
+    let services = node.assignment.iter().flat_map(|a| &a.services);
+    services.map(|s| (s.datapath_id, s.backends.iter().map(|b| b.2.backend).collect())).collect()
+}
+
+proptest! {
+    /// Whatever happens, in whatever order: at no moment between two writes does a service lead to
+    /// a container that was behind neither the old nor the new one, or to nobody although it says
+    /// that it has a table.
+    #[test]
+    fn every_moment_is_true(happenings in proptest::collection::vec(happening(), 1..25)) {
+        let mut node = Node::new();
+        for h in happenings {
+            let before = behind(&node);
+            match h {
+                Happening::Attach(n, true) => node.attach(n, Serving::Open),
+                Happening::Attach(n, false) => node.attach(n, Serving::Closed),
+                Happening::Drain(n) => {
+                    if let Some(a) = node.attached.get_mut(&task(n)) {
+                        a.serving = Serving::Draining;
+                    }
+                }
+                Happening::Detach(n) => drop(node.attached.remove(&task(n))),
+                Happening::Assign(services) => {
+                    node.assign(0);
+                    let id = node.settings.node;
+                    let assignment = node.assignment.as_mut().unwrap();
+                    let template = assignment.services.remove(0);
+                    for (i, members) in (0u16..).zip(services) {
+                        let members: std::collections::BTreeSet<u8> = members.into_iter().collect();
+                        let mut port = template.ports[0];
+                        port.published += i;
+                        assignment.services.push(ServiceEndpoint {
+                            datapath_id: u32::from(i) + 1,
+                            ports: vec![port],
+                            backends: members.into_iter().map(|n| (task(n), id, attachment(n, 1))).collect(),
+                            ..template.clone()
+                        });
+                    }
+                }
+                Happening::TimePasses => node.retired.clear(),
+            }
+            let after = behind(&node);
+            let mut at = node.current.clone();
+            let Plan { desired, .. } = node.plan();
+            for change in diff(&node.current, &desired) {
+                apply(&mut Memory::default(), &mut at, std::slice::from_ref(&change)).unwrap();
+                for (_, s) in at.iter::<ServiceKey<[u8; 4]>, Service>(map::SVC4) {
+                    let mine = |id: u32| [&before, &after].iter().any(|m| m.get(&s.id).is_some_and(|b| b.contains(&id)));
+                    prop_assert!(s.single.id == 0 || mine(s.single.id), "{:?}", s);
+                    for row in s.table..s.table + s.table_size {
+                        let b: BackendRef = at.get(map::MAGLEV, &row).unwrap_or_default();
+                        prop_assert!(mine(b.id), "row {} of {:?} leads to {:?} after {:?}", row, s, b, change);
+                    }
+                }
+            }
+            node.pass();
+        }
+    }
 }

@@ -24,9 +24,19 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Handle, attach::namespace, datapath::loader::has_object, reset};
+use super::{
+    Config, Handle,
+    attach::namespace,
+    datapath::{
+        links::Hook,
+        loader::has_object,
+        shape::{Shape, shapes},
+    },
+    reset,
+};
 use crate::model::{
-    Assignment, Attachment, NodeId, NodeSubnet, PortSpec, ServiceEndpoint, ServiceId, TaskId,
+    Assignment, Attachment, NodeId, NodeSubnet, PortSpec, ServiceEndpoint, ServiceId, Task, TaskId, TaskSpec,
+    TaskState, TaskStatus, Timestamp,
 };
 
 const NODE: &str = "198.18.0.1";
@@ -148,7 +158,7 @@ fn web(config: &Config, generation: u64, n: u8, ports: &[&str]) -> Arc<Assignmen
         generation,
         node: config.node,
         subnet: Some(NodeSubnet { v4: "10.86.0.0/24".parse().unwrap(), v6: "fd00:86::/64".parse().unwrap() }),
-        tasks: vec![],
+        tasks: (1..=n).map(|i| running(config, i)).collect(),
         services: vec![ServiceEndpoint {
             id: ServiceId::from_random(5),
             name: "web".into(),
@@ -157,6 +167,29 @@ fn web(config: &Config, generation: u64, n: u8, ports: &[&str]) -> Arc<Assignmen
             backends: (1..=n).map(|i| (task(i), config.node, attachment(i))).collect(),
         }],
     })
+}
+
+fn running(config: &Config, n: u8) -> Task {
+    Task {
+        id: task(n),
+        version: 1,
+        service: ServiceId::from_random(5),
+        service_name: "web".into(),
+        slot: n.into(),
+        spec: TaskSpec::new("registry.example/web:1".parse().unwrap()),
+        spec_version: 1,
+        node: Some(config.node),
+        attachment: Some(attachment(n)),
+        desired: TaskState::Running,
+        status: TaskStatus {
+            state: TaskState::Running,
+            at: Timestamp(0),
+            message: String::new(),
+            container: None,
+        },
+        created_at: Timestamp(0),
+        start_at: Timestamp(0),
+    }
 }
 
 /// A running agent.
@@ -169,9 +202,20 @@ struct Agent {
 
 impl Agent {
     async fn start(config: &Config, assignment: Option<Arc<Assignment>>) -> Self {
+        Self::of_build(config, assignment, build(), Hook::of_this_kernel()).await
+    }
+
+    /// An agent of a build with these maps, on a kernel with this hook.
+    async fn of_build(
+        config: &Config,
+        assignment: Option<Arc<Assignment>>,
+        shapes: Vec<Shape>,
+        hook: Hook,
+    ) -> Self {
         let (sender, receiver) = watch::channel(assignment);
         let cancel = CancellationToken::new();
-        let (handle, task) = super::start(config.clone(), receiver, cancel.clone()).await.unwrap();
+        let (handle, task) =
+            super::start_with(config.clone(), receiver, cancel.clone(), shapes, hook).await.unwrap();
         Self { handle, assignment: sender, cancel, task }
     }
 
@@ -277,16 +321,9 @@ fn knock(ns: &Path, to: &str, times: u32) -> BTreeMap<u8, u32> {
     answers
 }
 
-/// Waits until something holds; panics with what was last seen.
-async fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<(), T>) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        match look() {
-            Ok(()) => return,
-            Err(seen) if Instant::now() > deadline => panic!("{what}: {seen:?}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
+/// The maps of this build, for a small machine.
+fn build() -> Vec<Shape> {
+    shapes(1 << 30)
 }
 
 fn files_in(dir: &Path) -> Vec<String> {

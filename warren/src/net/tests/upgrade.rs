@@ -1,1 +1,188 @@
+//! Agents come and go, of the same build and of others, under load.
 
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64},
+    thread::{self, JoinHandle, sleep},
+};
+
+use warren_ebpf::abi::map;
+
+use super::{super::NetError, *};
+
+/// A stream and a flood of new connections from a namespace to a port, until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    fn start(ns: &Path, to: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (rounds, connections) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut threads = Vec::new();
+        let (ns1, stop1, rounds1) = (ns.to_path_buf(), Arc::clone(&stop), Arc::clone(&rounds));
+        threads.push(thread::spawn(move || {
+            let (mut stream, _) = connect(&ns1, to).map_err(|e| format!("stream: {e}"))?;
+            while !stop1.load(Ordering::Relaxed) {
+                let round = rounds1.fetch_add(1, Ordering::Relaxed);
+                echo(&mut stream, round as u32).map_err(|e| format!("stream, round {round}: {e}"))?;
+                sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        }));
+        for _ in 0..2 {
+            let (ns, stop, count) = (ns.to_path_buf(), Arc::clone(&stop), Arc::clone(&connections));
+            threads.push(thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let n = count.fetch_add(1, Ordering::Relaxed);
+                    connect(&ns, to).map_err(|e| format!("new connection {n}: {e}"))?;
+                    sleep(Duration::from_millis(2));
+                }
+                Ok(())
+            }));
+        }
+        let load = Self { stop, rounds, connections, threads };
+        load.go_on();
+        load
+    }
+
+    /// Lets it run for a while.
+    fn go_on(&self) {
+        let (rounds, connections) =
+            (self.rounds.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.rounds.load(Ordering::Relaxed) < rounds + 100
+            || self.connections.load(Ordering::Relaxed) < connections + 50
+        {
+            if Instant::now() > deadline || self.threads.iter().any(JoinHandle::is_finished) {
+                break;
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Stops it; nothing may have failed.
+    fn stop(self) {
+        self.go_on();
+        self.stop.store(true, Ordering::Relaxed);
+        for t in self.threads {
+            t.join().unwrap().unwrap();
+        }
+        assert!(self.connections.load(Ordering::Relaxed) >= 100);
+    }
+}
+
+/// Numbers of the programs on a device, as `bpftool` says.
+fn programs() -> Vec<u64> {
+    let text = run("bpftool", &["prog", "list"]);
+    text.lines().filter_map(|l| l.split_once(':')?.0.trim().parse().ok()).collect()
+}
+
+/// Runs `first`, then `second` under load; the second one hears nothing of the cluster for a
+/// while.
+fn upgrade(first: Vec<Shape>, second: Vec<Shape>, hooks: [Hook; 2]) {
+    let world = World::new();
+    let client = world.path("c");
+    world.node(move |config| async move {
+        let web2 = web(&config, 1, 2, &["8080:80"]);
+        let agent = Agent::of_build(&config, Some(Arc::clone(&web2)), first, hooks[0]).await;
+        agent.serve(1, 80).await;
+        agent.serve(2, 80).await;
+        let load = Load::start(&client, "198.18.0.1:8080");
+        agent.stop().await;
+        load.go_on();
+        let before = programs();
+        let agent = Agent::of_build(&config, None, second.clone(), hooks[1]).await;
+        load.go_on();
+        agent.assign(web2).await;
+        load.go_on();
+        assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        assert_eq!(agent.handle.list().await.unwrap().len(), 2);
+        agent.stop().await;
+        load.stop();
+        let maps = files_in(&config.pin_root.join("maps"));
+        let mut wanted: Vec<String> = second.iter().map(Shape::pin).collect();
+        wanted.sort();
+        assert_eq!(maps, wanted, "no map of the other build is left");
+        // Everything of the first agent's was replaced, so its programs are gone.
+        let after = programs();
+        assert!(after.iter().any(|p| !before.contains(p)), "new programs run");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_agent_of_the_same_build_takes_over() {
+    upgrade(build(), build(), [Hook::Tcx, Hook::Tcx]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_agent_takes_over_without_tcx() {
+    upgrade(build(), build(), [Hook::Clsact, Hook::Clsact]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_agent_takes_over_from_one_without_tcx_and_back() {
+    upgrade(build(), build(), [Hook::Clsact, Hook::Tcx]);
+    upgrade(build(), build(), [Hook::Tcx, Hook::Clsact]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_build_with_other_structs_in_the_agents_maps_takes_over() {
+    let mut other = build();
+    for s in other.iter_mut().filter(|s| {
+        [map::SVC4, map::BACKEND, map::MAGLEV, map::EP4, map::LINK, map::CONFIG].contains(&s.name)
+    }) {
+        s.layout ^= 1;
+    }
+    upgrade(build(), other, [Hook::Tcx, Hook::Tcx]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_build_with_larger_flow_tables_takes_the_flows_along() {
+    upgrade(build(), shapes(2 << 30), [Hook::Tcx, Hook::Tcx]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn two_agents_do_not_own_one_node() {
+    let world = World::new();
+    world.node(|config| async move {
+        let agent = Agent::start(&config, None).await;
+        let (_sender, receiver) = watch::channel(None);
+        let second = super::super::start(config.clone(), receiver, CancellationToken::new()).await;
+        assert!(matches!(second, Err(NetError::Locked { .. })), "a second agent started");
+        assert!(matches!(reset(&config).await, Err(NetError::Locked { .. })));
+        let problems = super::super::preflight(&config);
+        assert!(problems.iter().any(|p| p.sentence.contains("another agent")), "{problems:?}");
+        agent.stop().await;
+    });
+    let problems = world.node(|config| async move { super::super::preflight(&config) });
+    assert_eq!(problems, []);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_start_that_died_half_way_is_completed() {
+    let world = World::new();
+    let client = world.path("c");
+    world.node(move |config| async move {
+        // Some maps pinned, none filled, no program attached.
+        let maps = config.pin_root.join("maps");
+        drop(crate::net::datapath::loader::Loaded::start(&config.pin_root, build(), Hook::Tcx).unwrap());
+        for s in build().iter().filter(|s| s.name.starts_with('F')) {
+            fs::remove_file(s.path(&maps)).unwrap();
+        }
+        let agent =
+            Agent::of_build(&config, Some(web(&config, 1, 1, &["8080:80"])), build(), Hook::Tcx).await;
+        agent.serve(1, 80).await;
+        knock(&client, "198.18.0.1:8080", 5);
+        agent.stop().await;
+    });
+}
