@@ -469,7 +469,8 @@ fn odd_packets_pass_or_are_counted() -> Result<()> {
             Box::new(|b| b[23] = 47),   // GRE
             Box::new(|b| b[23] = 132),  // SCTP
         ];
-        for length in [15usize, 20, 33, 34, 40, 47, 53, 54] {
+        // The kernel makes no test packet shorter than an IP header; the host's tests do.
+        for length in [34usize, 40, 47, 53, 54] {
             cases.push(Box::new(move |b| b.truncate(length)));
         }
         for (n, break_it) in cases.iter().enumerate() {
