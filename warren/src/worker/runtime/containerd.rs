@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::Path,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -42,6 +42,8 @@ const RUNTIME: &str = "io.containerd.runc.v2";
 const LOST: Exit = Exit { code: 137 };
 /// How long a killed process may take to vanish.
 const DEATH: Duration = Duration::from_secs(10);
+/// How long containerd may take to undo a creation that was cut off.
+const UNDOING: Duration = Duration::from_secs(3);
 
 /// Options of the runc shim. Only these two are ours to set; the numbers are those of
 /// `containerd.runc.v1.Options`.
@@ -98,13 +100,11 @@ impl Containerd {
     /// Makes the task's own layer above its image, or finds it.
     async fn snapshot(&self, task: TaskId, image: &ResolvedImage) -> Result<Vec<Mount>, CallError> {
         let key = task.to_string();
-        let snapshotter = SNAPSHOTTER.to_owned();
-        let stat = StatSnapshotRequest { snapshotter: snapshotter.clone(), key: key.clone() };
-        let stat = call(SHORT, self.client.snapshots().stat(self.client.request(stat))).await;
+        let r = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.clone() };
+        let stat = call(SHORT, self.client.snapshots().stat(self.client.request(r))).await;
         if let Some(info) = found(stat)?.and_then(|s| s.info) {
             if info.parent == image.chain_id {
-                let r = MountsRequest { snapshotter, key };
-                return Ok(call(SHORT, self.client.snapshots().mounts(self.client.request(r))).await?.mounts);
+                return self.mounts(task).await;
             }
             // The image of this name is another one by now; the task never ran.
             self.remove_snapshot(task).await?;
@@ -113,12 +113,16 @@ impl Containerd {
         // collection by itself, it is only ever removed with its task.
         let root = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let r = PrepareSnapshotRequest {
-            snapshotter,
+            snapshotter: SNAPSHOTTER.to_owned(),
             key,
             parent: image.chain_id.clone(),
             labels: [("containerd.io/gc.root".to_owned(), root)].into(),
         };
-        Ok(call(SHORT, self.client.snapshots().prepare(self.client.request(r))).await?.mounts)
+        match call(SHORT, self.client.snapshots().prepare(self.client.request(r))).await {
+            // A request of a call that was cut off a moment ago came through only now.
+            Err(CallError::Exists(_)) => self.mounts(task).await,
+            other => Ok(other?.mounts),
+        }
     }
 
     async fn mounts(&self, task: TaskId) -> Result<Vec<Mount>, CallError> {
@@ -171,9 +175,24 @@ impl Containerd {
             options: Some(self.options()),
             ..CreateTaskRequest::default()
         };
-        match call(LONG, self.client.tasks().create(self.client.request(r))).await {
-            Ok(_) | Err(CallError::Exists(_)) => Ok(()),
-            Err(e) => Err(start_error(e)),
+        let deadline = Instant::now() + UNDOING;
+        loop {
+            match call(LONG, self.client.tasks().create(self.client.request(r.clone()))).await {
+                Ok(_) | Err(CallError::Exists(_)) => return Ok(()),
+                // An earlier creation was cut off. containerd undoes it by itself, except what
+                // was cut off together with containerd.
+                Err(CallError::Refused(why)) if why.contains("file exists") => {
+                    let config = self.config.clone();
+                    let stale = Instant::now() > deadline;
+                    if !blocking(move || remains::sweep_bundle(&config, task, &why, stale)).await? && stale {
+                        return Err(RuntimeError::Temporary(format!(
+                            "containerd is still busy with an earlier start of task {task}"
+                        )));
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(e) => return Err(start_error(e)),
+            }
         }
     }
 

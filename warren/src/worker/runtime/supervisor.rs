@@ -351,8 +351,6 @@ fn spawn(binary: &Path, config: &SupervisorConfig) -> Result<Watched, Supervisor
         // in the agent's name.
         .env_clear()
         .env("PATH", path)
-        // Half the garbage of Go's default, for some CPU time while it works.
-        .env("GOGC", "50")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(out)
