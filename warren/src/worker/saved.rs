@@ -9,6 +9,8 @@ use std::{
 };
 
 const MAGIC: &str = "warren 1 ";
+/// Extension of a file while it is being written.
+pub const ASIDE: &str = "new";
 const HEADER: usize = MAGIC.len() + 8 + 1;
 
 /// Why a saved file could not be written or read.
@@ -45,7 +47,7 @@ impl SavedError {
 /// The file system's.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), SavedError> {
     let err = || SavedError::io("write", path);
-    let aside = path.with_extension("new");
+    let aside = path.with_extension(ASIDE);
     let mut file = File::create(&aside).map_err(err())?;
     file.write_all(format!("{MAGIC}{:08x}\n", crc32fast::hash(content)).as_bytes()).map_err(err())?;
     file.write_all(content).map_err(err())?;

@@ -53,7 +53,9 @@ impl StatusLog {
             path: dir.clone(),
             source,
         })?;
-        Ok(Self { dir })
+        let log = Self { dir };
+        log.drop_half_written()?;
+        Ok(log)
     }
 
     /// Every record. A damaged one stands for a task that may have run: it reads as RUNNING, in an
@@ -66,7 +68,6 @@ impl StatusLog {
         let mut records = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            // Files written aside and never renamed are not identifiers.
             let Some(task) = name.to_str().and_then(|n| n.parse::<TaskId>().ok()) else { continue };
             match self.read(task) {
                 Ok(Some(record)) => drop(records.insert(task, record)),
@@ -79,6 +80,18 @@ impl StatusLog {
             }
         }
         Ok(records)
+    }
+
+    /// Files that were written aside and never renamed.
+    fn drop_half_written(&self) -> Result<(), SavedError> {
+        let io = |source: io::Error| SavedError::Io { doing: "read", path: self.dir.clone(), source };
+        for entry in fs::read_dir(&self.dir).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|e| e == saved::ASIDE) {
+                saved::remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn read(&self, task: TaskId) -> Result<Option<Record>, SavedError> {
@@ -157,6 +170,7 @@ mod tests {
 
         let all = StatusLog::open(dir.path()).unwrap().load().unwrap();
         assert_eq!(all.len(), 2);
+        assert!(!dir.path().join("tasks/half.new").exists());
         assert_eq!(all[&a], record);
         assert_eq!(all[&b].status.state, TaskState::Running);
 

@@ -5,6 +5,6 @@ mod reports;
 mod server;
 mod sessions;
 #[cfg(test)]
-mod tests;
+pub(in crate::manager) mod tests;
 
 pub use server::Dispatcher;

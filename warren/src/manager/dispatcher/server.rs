@@ -105,7 +105,12 @@ impl Dispatcher {
             let assignment = assignments::plan(&self.store.view(), node);
             if last.as_ref().is_none_or(|l| assignments::is_news(l, &assignment)) {
                 // Room for one: a slow node gets the latest when it has taken the one before.
-                let Ok(room) = out.reserve().await else { break };
+                let room = tokio::select! {
+                    () = self.cancel.cancelled() => break,
+                    _ = leadership.wait_for(|leads| !*leads) => break,
+                    room = out.reserve() => room,
+                };
+                let Ok(room) = room else { break };
                 // It may have waited: look again.
                 let assignment = assignments::plan(&self.store.view(), node);
                 room.send(Ok((&assignment).into()));

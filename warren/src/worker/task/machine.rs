@@ -379,8 +379,8 @@ impl Machine {
                 self.end(TaskState::Rejected, why, now);
             }
             (_, Failed(trouble)) => self.retry(trouble.text(), now),
-            // An answer to another question: the same action is asked for again.
-            _ => {}
+            // A fault of the shell's. Not at once again, or it would spin.
+            (_, other) => self.retry(format!("an unexpected answer: {other:?}"), now),
         }
         self.stop_if_asked(now);
         self.tell_end(now);

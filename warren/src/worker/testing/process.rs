@@ -1,10 +1,13 @@
 //! An operating-system process, faked: everything that runs on one tokio runtime.
 
-use std::thread::{self, JoinHandle};
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 use tokio::{runtime::Builder, sync::oneshot};
 
-use super::FakeWorld;
+use super::{FakeOutside, FakeWorld};
 
 /// One life of an agent: a runtime on a thread of its own. It dies as of SIGKILL, without a last
 /// word, when the world says so ([`FakeWorld::crash_at`]) or when it is dropped: every task of the
@@ -17,18 +20,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts one. `main` is not waited for: it may return once everything is spawned.
+    /// Starts one; `main` is given its doors to the world and may return once everything is
+    /// spawned. The process before it must be gone: it could do nothing any more.
     #[must_use]
-    pub fn spawn<F>(world: &FakeWorld, main: impl FnOnce() -> F + Send + 'static) -> Self
+    pub fn spawn<F>(world: &FakeWorld, main: impl FnOnce(Arc<FakeOutside>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let outside = world.agent();
         let (kill, killed) = oneshot::channel();
         let of_thread = world.clone();
         let thread = thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
             runtime.block_on(async {
-                let main = tokio::spawn(main());
+                let main = tokio::spawn(main(outside));
                 tokio::select! {
                     () = of_thread.crashed() => {}
                     _ = killed => {}

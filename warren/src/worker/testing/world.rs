@@ -151,6 +151,16 @@ impl FakeWorld {
         self.lock().crash = Some(crash);
     }
 
+    /// Whether the first agent's n-th call changed the world, so that dying after it differs from
+    /// dying before the next one.
+    #[must_use]
+    pub fn had_effect(&self, n: usize) -> bool {
+        let start = format!("1.{n} ");
+        let without = ["List", "Wait", "commit"];
+        let call = |l: &String| l.strip_prefix(&start).map(|c| !without.iter().any(|w| c.starts_with(w)));
+        self.lock().trace.iter().find_map(call).unwrap_or(false)
+    }
+
     /// Whether the crash that was asked for is still to come.
     #[must_use]
     pub fn crash_is_ahead(&self) -> bool {
