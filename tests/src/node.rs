@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longest wait for a command; commands wait for their result.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// What the agent says when it serves.
 const READY: &str = "ready: API on";
 
