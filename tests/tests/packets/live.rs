@@ -1,1 +1,418 @@
+//! Real sockets through the programs: a node, a client and two containers as network namespaces.
+//! Forwarding is off everywhere, no netfilter rule exists, and nothing but our programs joins them.
 
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap as Hash, PerCpuArray, lpm_trie},
+    programs::{CgroupAttachMode, CgroupSockAddr, TcAttachType},
+};
+use nix::sched::{CloneFlags, setns, unshare};
+use warren_ebpf::abi::{
+    BACKEND_CLOSED, BACKEND_UP, Backend, BackendRef, Config, DropCounter, Local, Reason, Route, Service,
+    ServiceKey, TCP, map, program,
+};
+
+use crate::testrun::{alone, classifier, ip, load};
+
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const GATEWAY: &str = "169.254.1.1";
+const WAIT: Duration = Duration::from_secs(5);
+const MEGABYTES: usize = 8 << 20;
+
+/// The address of container `id`.
+fn address(id: u32) -> Ipv4Addr {
+    Ipv4Addr::new(10, 64, 0, 10 + id as u8)
+}
+
+/// A namespace without a name: it is gone when nobody holds it.
+#[derive(Clone)]
+struct Place(std::sync::Arc<File>);
+
+impl Place {
+    fn new() -> Result<Self> {
+        let made = thread::spawn(|| -> Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            ip("link set lo up")?;
+            Ok(File::open("/proc/thread-self/ns/net")?)
+        });
+        Ok(Self(std::sync::Arc::new(made.join().expect("no panic")?)))
+    }
+
+    /// Runs `f` inside, on a thread of its own.
+    fn start<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> thread::JoinHandle<Result<T>> {
+        let place = self.clone();
+        thread::spawn(move || {
+            setns(&*place.0, CloneFlags::CLONE_NEWNET)?;
+            f()
+        })
+    }
+
+    fn run<T: Send + 'static>(&self, f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        self.start(f).join().expect("no panic")
+    }
+
+    /// Moves device `name` of this thread's namespace inside.
+    fn take(&self, name: &str) -> Result<()> {
+        use std::os::fd::AsRawFd as _;
+        // `ip` runs as a child and finds the file under our process.
+        ip(&format!("link set {name} netns /proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
+    }
+}
+
+/// A node (this thread's namespace) with its programs attached.
+struct Site {
+    ebpf: Ebpf,
+    client: Place,
+    containers: Vec<Place>,
+}
+
+fn mac(id: u32) -> String {
+    format!("02:00:00:00:00:{id:02x}")
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        ip("link set lo up")?;
+        let client = Place::new()?;
+        ip("link add up0 index 2 type veth peer name cli0 index 3")?;
+        client.take("cli0")?;
+        ip(&format!("addr add {NODE}/24 dev up0"))?;
+        ip("link set up0 up")?;
+        client.run(|| {
+            ip(&format!("addr add {CLIENT}/24 dev cli0"))?;
+            ip("link set cli0 up")
+        })?;
+        let mut site = Self { ebpf: load()?, client, containers: Vec::new() };
+        for id in 1..=2 {
+            let (host, ours, theirs) = (100 + id, mac(100 + id), mac(id));
+            ip(&format!(
+                "link add v{id} index {host} address {ours} type veth peer name eth0 address {theirs}"
+            ))?;
+            let place = Place::new()?;
+            place.take("eth0")?;
+            ip(&format!("link set v{id} up"))?;
+            ip(&format!("route add {}/32 dev v{id} src {NODE}", address(id)))?;
+            ip(&format!("neigh add {} lladdr {theirs} dev v{id} nud permanent", address(id)))?;
+            place.run(move || {
+                ip(&format!("addr add {}/32 dev eth0", address(id)))?;
+                ip("link set eth0 up")?;
+                ip(&format!("route add {GATEWAY}/32 dev eth0"))?;
+                ip(&format!("neigh add {GATEWAY} lladdr {ours} dev eth0 nud permanent"))?;
+                ip(&format!("route add default via {GATEWAY} dev eth0"))
+            })?;
+            site.containers.push(place);
+            site.attach(program::VETH_IN, &format!("v{id}"))?;
+            let backend = BackendRef { id, generation: 1 };
+            site.table::<[u8; 4], _>(map::EP4)?.insert(address(id).octets(), backend, 0)?;
+            site.table::<u32, _>(map::LINK)?.insert(host, backend, 0)?;
+            site.state(id, BACKEND_UP)?;
+        }
+        site.attach(program::NODE_IN_L2, "up0")?;
+        site.table::<[u8; 4], _>(map::LOCAL4)?.insert(NODE.octets(), Local { ifindex: 2 }, 0)?;
+        let config = Config { netns_cookie: cookie()?, ..Config::DEFAULT };
+        Array::try_from(site.ebpf.map_mut(map::CONFIG).context("map")?)?.set(0, config, 0)?;
+        let mut routes =
+            lpm_trie::LpmTrie::<_, [u8; 4], Route>::try_from(site.ebpf.map_mut(map::ROUTE4).context("map")?)?;
+        let connected = Route { ifindex: 2, source: NODE.octets(), flags: 0, mtu: 1500 };
+        routes.insert(&lpm_trie::Key::new(24, [192, 0, 2, 0]), connected, 0)?;
+        ensure!(!forwards("ipv4/ip_forward")? && !forwards("ipv4/conf/all/forwarding")?, "forwarding is off");
+        Ok(site)
+    }
+
+    fn attach(&mut self, name: &str, device: &str) -> Result<()> {
+        classifier(&mut self.ebpf, name)?.attach(device, TcAttachType::Ingress)?;
+        Ok(())
+    }
+
+    fn table<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<Hash<&mut aya::maps::MapData, K, V>> {
+        Ok(Hash::try_from(self.ebpf.map_mut(name).context("map")?)?)
+    }
+
+    fn state(&mut self, id: u32, state: u8) -> Result<()> {
+        let row = Backend {
+            generation: 1,
+            ifindex: 100 + id,
+            address: address(id).octets(),
+            state,
+            ..Backend::default()
+        };
+        Array::try_from(self.ebpf.map_mut(map::BACKEND).context("map")?)?.set(id, row, 0)?;
+        Ok(())
+    }
+
+    /// Leads `published` to `target` of container `id`.
+    fn publish(&mut self, published: u16, target: u16, id: u32) -> Result<()> {
+        let key = ServiceKey { address: [0; 4], port: published, protocol: TCP, pad: 0 };
+        let service = Service { single: BackendRef { id, generation: 1 }, target, ..Service::default() };
+        Ok(self.table(map::SVC4)?.insert(key, service, 0)?)
+    }
+
+    fn drops(&self, reason: Reason) -> Result<u64> {
+        let drops = PerCpuArray::<_, DropCounter>::try_from(self.ebpf.map(map::DROPS).context("map")?)?;
+        Ok(drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum())
+    }
+}
+
+fn forwards(family: &str) -> Result<bool> {
+    let out = Command::new("cat").arg(format!("/proc/sys/net/{family}")).output()?;
+    Ok(String::from_utf8(out.stdout)?.trim() != "0")
+}
+
+/// The cookie of this thread's network namespace.
+fn cookie() -> Result<u64> {
+    use std::os::fd::AsRawFd as _;
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    let mut cookie = 0u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    // SAFETY: the kernel writes at most `size` bytes to `cookie`.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    ensure!(failed == 0, "SO_NETNS_COOKIE: {}", std::io::Error::last_os_error());
+    Ok(cookie)
+}
+
+/// Starts a server in a namespace: it sends back what it gets, one connection after the other.
+/// Returns a channel of the clients' addresses.
+fn echo(place: &Place, port: u16, connections: usize) -> Result<mpsc::Receiver<SocketAddrV4>> {
+    let (ready, is_ready) = mpsc::channel();
+    let (told, peers) = mpsc::channel();
+    place.start(move || {
+        let listener = TcpListener::bind(("0.0.0.0", port))?;
+        ready.send(())?;
+        for _ in 0..connections {
+            let (mut stream, peer) = listener.accept()?;
+            let std::net::SocketAddr::V4(peer) = peer else { anyhow::bail!("IPv6") };
+            told.send(peer)?;
+            let mut back = stream.try_clone()?;
+            std::io::copy(&mut stream, &mut back)?;
+        }
+        Ok(())
+    });
+    is_ready.recv_timeout(WAIT)?;
+    Ok(peers)
+}
+
+/// Connects, sends much, gets it back. Returns the own address.
+fn converse(to: SocketAddrV4, bytes: usize) -> Result<SocketAddrV4> {
+    let mut stream =
+        TcpStream::connect_timeout(&to.into(), WAIT).with_context(|| format!("connect to {to}"))?;
+    stream.set_read_timeout(Some(WAIT))?;
+    ensure!(stream.peer_addr()? == to.into(), "getpeername says {}", stream.peer_addr()?);
+    let sent: Vec<u8> = (0..bytes).map(|i| (i * 7 + i / 251) as u8).collect();
+    let copy = sent.clone();
+    let mut writer = stream.try_clone()?;
+    let writer = thread::spawn(move || -> Result<()> {
+        writer.write_all(&copy)?;
+        Ok(writer.shutdown(Shutdown::Write)?)
+    });
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got)?;
+    writer.join().expect("no panic")?;
+    ensure!(got == sent, "{} of {bytes} bytes came back", got.len());
+    let std::net::SocketAddr::V4(own) = stream.local_addr()? else { anyhow::bail!("IPv6") };
+    Ok(own)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn from_another_host() -> Result<()> {
+    alone(|| {
+        let mut site = Site::new()?;
+        site.publish(8080, 80, 1)?;
+        let peers = echo(&site.containers[0], 80, 21)?;
+        for bytes in [0, 1, MEGABYTES].into_iter().chain([10; 18]) {
+            let own = site.client.run(move || converse(SocketAddrV4::new(NODE, 8080), bytes))?;
+            ensure!(peers.recv_timeout(WAIT)? == own, "the container sees the client's own address");
+        }
+        // Refused at once when nobody serves.
+        site.state(1, BACKEND_CLOSED)?;
+        let refused = site
+            .client
+            .run(|| Ok(TcpStream::connect_timeout(&SocketAddrV4::new(NODE, 8080).into(), WAIT)))?;
+        ensure!(
+            refused.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused),
+            "{refused:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn between_containers_and_to_oneself() -> Result<()> {
+    alone(|| {
+        let mut site = Site::new()?;
+        site.publish(8080, 80, 1)?;
+        let peers = echo(&site.containers[0], 80, 3)?;
+        let published = SocketAddrV4::new(NODE, 8080);
+        // Another container, through the published port and directly.
+        for to in [published, SocketAddrV4::new(address(1), 80)] {
+            let own = site.containers[1].run(move || converse(to, MEGABYTES))?;
+            ensure!(peers.recv_timeout(WAIT)? == own, "the address is kept");
+        }
+        // Itself: the one whose address is not.
+        let own = site.containers[0].run(move || converse(published, MEGABYTES))?;
+        let peer = peers.recv_timeout(WAIT)?;
+        ensure!(
+            *own.ip() == address(1) && peer.ip().octets() == Config::DEFAULT.hairpin,
+            "{own} seen as {peer}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn out_of_a_container() -> Result<()> {
+    alone(|| {
+        let site = Site::new()?;
+        // TCP.
+        let peers = echo(&site.client, 7000, 1)?;
+        site.containers[0].run(|| converse(SocketAddrV4::new(CLIENT, 7000), MEGABYTES))?;
+        let peer = peers.recv_timeout(WAIT)?;
+        ensure!(*peer.ip() == NODE && peer.port() >= 61_000, "the outside sees the node: {peer}");
+        // UDP, both containers from one port.
+        let server = site.client.run(|| Ok(UdpSocket::bind((CLIENT, 7001))?))?;
+        server.set_read_timeout(Some(WAIT))?;
+        let mut open = Vec::new();
+        for (n, place) in site.containers.iter().enumerate() {
+            let socket = place.run(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+            socket.set_read_timeout(Some(WAIT))?;
+            socket.send_to(&[n as u8; 1000], (CLIENT, 7001))?;
+            let mut buffer = [0; 2000];
+            let (length, from) = server.recv_from(&mut buffer)?;
+            ensure!((length, buffer[0]) == (1000, n as u8) && from.ip() == NODE, "{from}");
+            open.push((socket, from));
+        }
+        ensure!(open[0].1 != open[1].1, "two containers, two ports");
+        for (n, (socket, from)) in open.iter().enumerate() {
+            server.send_to(&[n as u8 + 10; 5], from)?;
+            let mut buffer = [0; 100];
+            let (length, from) = socket.recv_from(&mut buffer)?;
+            ensure!(
+                (length, buffer[0], from) == (5, n as u8 + 10, SocketAddrV4::new(CLIENT, 7001).into()),
+                "{from}"
+            );
+        }
+        // Where nothing leads, nothing goes.
+        site.containers[0].run(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "203.0.113.1:53")?))?;
+        ensure!(site.drops(Reason::NoRoute)? == 1);
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn echo_requests_out_of_a_container() -> Result<()> {
+    alone(|| {
+        let site = Site::new()?;
+        for place in &site.containers {
+            place.run(|| {
+                fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")?;
+                let socket = nix::sys::socket::socket(
+                    nix::sys::socket::AddressFamily::Inet,
+                    nix::sys::socket::SockType::Datagram,
+                    nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+                    nix::sys::socket::SockProtocol::Icmp,
+                )?;
+                let socket = UdpSocket::from(socket);
+                socket.set_read_timeout(Some(WAIT))?;
+                let request = [8u8, 0, 0, 0, 0, 0, 0, 1, b'h', b'i'];
+                for to in [CLIENT, NODE] {
+                    socket.send_to(&request, (to, 0))?;
+                    let mut buffer = [0; 100];
+                    let (length, from) =
+                        socket.recv_from(&mut buffer).with_context(|| format!("no pong of {to}"))?;
+                    ensure!(from.ip() == to && buffer[0] == 0 && &buffer[8..length] == b"hi", "{from}");
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// A cgroup of our own under the machine's cgroup2.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let root = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|f| f.get(2) == Some(&"cgroup2"))
+            .context("no cgroup2 is mounted")?[1];
+        let path = PathBuf::from(root).join(format!("warren-packets-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn from_the_node_itself() -> Result<()> {
+    alone(|| {
+        let mut site = Site::new()?;
+        site.publish(8080, 80, 1)?;
+        let cgroup = Cgroup::new()?;
+        for name in [program::SOCK_CONNECT4, program::SOCK_GETPEER4] {
+            let hook: &mut CgroupSockAddr = site.ebpf.program_mut(name).context("program")?.try_into()?;
+            hook.load()?;
+            // A link: the kernel lets several of them be, and takes no flag that says so.
+            hook.attach(File::open(&cgroup.0)?, CgroupAttachMode::Single)?;
+        }
+        let peers = echo(&site.containers[0], 80, 2)?;
+        // A child in that cgroup, in this thread's namespace.
+        let ask = |script: &str| -> Result<String> {
+            let procs = cgroup.0.join("cgroup.procs");
+            let out = Command::new("timeout")
+                .args(["5", "bash", "-c", &format!("echo $$ > {} && {script}", procs.display())])
+                .output()?;
+            Ok(format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+        };
+        for to in ["127.0.0.1", "192.0.2.1"] {
+            let got = ask(&format!(
+                "exec 3<>/dev/tcp/{to}/8080 && echo hello >&3 && read -r line <&3 && echo $line"
+            ))?;
+            ensure!(got.trim() == "hello", "{to}: {got}");
+            ensure!(*peers.recv_timeout(WAIT)?.ip() == NODE);
+        }
+        let got = ask("exec 3<>/dev/tcp/127.0.0.1/8081")?;
+        ensure!(got.contains("refused"), "an unpublished port: {got}");
+        site.state(1, BACKEND_CLOSED)?;
+        let got = ask("exec 3<>/dev/tcp/127.0.0.1/8080")?;
+        ensure!(got.contains("refused"), "nobody serves: {got}");
+        Ok(())
+    })
+}

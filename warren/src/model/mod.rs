@@ -3,7 +3,9 @@
 //! Floor 0. No I/O, no tokio, no protobuf, no clock, no randomness: values and rules over values.
 //! Everything above speaks in these types; wire formats are converted at the doors (`proto`).
 
+mod action;
 mod assignment;
+mod cluster;
 mod id;
 mod image;
 mod network;
@@ -14,8 +16,10 @@ mod task;
 mod time;
 pub mod validate;
 
+pub use action::{Change, StoreAction, StoreSnapshot};
 pub use assignment::{Assignment, PublishedPort, ServiceEndpoint};
-pub use id::{ClusterId, Id, NodeId, ServiceId, TaskId};
+pub use cluster::Cluster;
+pub use id::{ClusterId, Id, IdError, NodeId, ServiceId, TaskId};
 pub use image::{ImageReference, ImageReferenceError};
 pub use network::{Attachment, BackendId, ClusterNetwork, NodeSubnet};
 pub use node::{Availability, Node, NodeDescription, NodeState};

@@ -3,6 +3,10 @@
 //! Only the doors (`api`, `raft`, `manager::dispatcher`, `worker::session`, `cli`, `node`) name a
 //! wire type; everything else speaks `model`.
 
+mod convert;
+
+pub use convert::ConvertError;
+
 /// Generated code, as the `.proto` files document it.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
 pub mod v1 {

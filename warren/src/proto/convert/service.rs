@@ -1,0 +1,163 @@
+//! Services and their specs.
+
+use std::time::Duration;
+
+use super::{ConvertError, many, milliseconds, narrow, owned, parse, parse_net, required};
+use crate::{
+    model::{PortSpec, Protocol, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec, Timestamp},
+    proto::v1::{self, restart_policy::Condition},
+};
+
+owned!(PortSpec, RestartPolicy, TaskSpec, ServiceSpec, Service);
+
+impl From<&PortSpec> for v1::PortSpec {
+    fn from(p: &PortSpec) -> Self {
+        Self {
+            host_ip: p.host_ip.map(|a| a.to_string()).unwrap_or_default(),
+            published: p.published.into(),
+            target: p.target.into(),
+            protocol: p.protocol.number().into(),
+        }
+    }
+}
+
+impl TryFrom<v1::PortSpec> for PortSpec {
+    type Error = ConvertError;
+
+    fn try_from(p: v1::PortSpec) -> Result<Self, ConvertError> {
+        Ok(Self {
+            host_ip: match p.host_ip.as_str() {
+                "" => None,
+                text => Some(parse_net("port.host_ip", text)?),
+            },
+            published: narrow("port.published", p.published)?,
+            target: narrow("port.target", p.target)?,
+            protocol: match p.protocol {
+                6 => Protocol::Tcp,
+                17 => Protocol::Udp,
+                n => {
+                    let why = format_args!("{n} is neither TCP (6) nor UDP (17)");
+                    return Err(ConvertError::new("port.protocol", why));
+                }
+            },
+        })
+    }
+}
+
+impl From<&RestartPolicy> for v1::RestartPolicy {
+    fn from(r: &RestartPolicy) -> Self {
+        let condition = match r.condition {
+            RestartCondition::None => Condition::None,
+            RestartCondition::OnFailure => Condition::OnFailure,
+            RestartCondition::Any => Condition::Any,
+        };
+        Self { condition: condition.into(), delay_ms: milliseconds(r.delay) }
+    }
+}
+
+impl TryFrom<v1::RestartPolicy> for RestartPolicy {
+    type Error = ConvertError;
+
+    fn try_from(r: v1::RestartPolicy) -> Result<Self, ConvertError> {
+        let condition = Condition::try_from(r.condition).map_err(|_| {
+            let why = format_args!("{} is not a restart condition; update this node", r.condition);
+            ConvertError::new("restart.condition", why)
+        })?;
+        Ok(Self {
+            condition: match condition {
+                Condition::None => RestartCondition::None,
+                Condition::OnFailure => RestartCondition::OnFailure,
+                Condition::Any => RestartCondition::Any,
+            },
+            delay: Duration::from_millis(r.delay_ms),
+        })
+    }
+}
+
+impl From<&TaskSpec> for v1::TaskSpec {
+    fn from(t: &TaskSpec) -> Self {
+        Self {
+            image: t.image.to_string(),
+            entrypoint: t.entrypoint.as_ref().map(|e| v1::StringList { items: e.clone() }),
+            args: t.args.clone(),
+            env: t
+                .env
+                .iter()
+                .map(|(name, value)| v1::EnvVar { name: name.clone(), value: value.clone() })
+                .collect(),
+            stop_grace_ms: milliseconds(t.stop_grace),
+            restart: Some((&t.restart).into()),
+        }
+    }
+}
+
+impl TryFrom<v1::TaskSpec> for TaskSpec {
+    type Error = ConvertError;
+
+    fn try_from(t: v1::TaskSpec) -> Result<Self, ConvertError> {
+        Ok(Self {
+            image: parse("task.image", &t.image)?,
+            entrypoint: t.entrypoint.map(|e| e.items),
+            args: t.args,
+            env: t.env.into_iter().map(|e| (e.name, e.value)).collect(),
+            stop_grace: Duration::from_millis(t.stop_grace_ms),
+            restart: required("task.restart", t.restart)?.try_into()?,
+        })
+    }
+}
+
+impl From<&ServiceSpec> for v1::ServiceSpec {
+    fn from(s: &ServiceSpec) -> Self {
+        Self {
+            name: s.name.clone(),
+            labels: s.labels.clone().into_iter().collect(),
+            replicas: s.replicas,
+            task: Some((&s.task).into()),
+            publish: s.publish.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::ServiceSpec> for ServiceSpec {
+    type Error = ConvertError;
+
+    fn try_from(s: v1::ServiceSpec) -> Result<Self, ConvertError> {
+        Ok(Self {
+            name: s.name,
+            labels: s.labels.into_iter().collect(),
+            replicas: s.replicas,
+            task: required("service.task", s.task)?.try_into()?,
+            publish: many(s.publish)?,
+        })
+    }
+}
+
+impl From<&Service> for v1::Service {
+    fn from(s: &Service) -> Self {
+        Self {
+            id: s.id.to_string(),
+            version: s.version,
+            spec_version: s.spec_version,
+            datapath_id: s.datapath_id,
+            spec: Some((&s.spec).into()),
+            removing: s.removing,
+            created_at_ms: s.created_at.0,
+        }
+    }
+}
+
+impl TryFrom<v1::Service> for Service {
+    type Error = ConvertError;
+
+    fn try_from(s: v1::Service) -> Result<Self, ConvertError> {
+        Ok(Self {
+            id: parse("service.id", &s.id)?,
+            version: s.version,
+            spec_version: s.spec_version,
+            datapath_id: s.datapath_id,
+            spec: required("service.spec", s.spec)?.try_into()?,
+            removing: s.removing,
+            created_at: Timestamp(s.created_at_ms),
+        })
+    }
+}

@@ -1,0 +1,382 @@
+//! The life of containers.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use containerd_client::{
+    services::v1::{
+        Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
+        GetRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest, WaitRequest,
+        container,
+        snapshots::{
+            ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+            StatSnapshotRequest,
+        },
+    },
+    types::{Mount, v1::Process, v1::Status as ProcessStatus},
+};
+use prost::Message as _;
+use prost_types::Any;
+
+use super::{
+    RuntimeConfig, SNAPSHOTTER,
+    client::{CallError, Client, LONG, SHORT, already, call, found},
+    failure::start_error,
+    files::{STARTED, TaskFiles},
+    image::{ImageStore, ResolvedImage},
+    remains, rootfs,
+    spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
+};
+use crate::{
+    model::{Task, TaskId},
+    worker::executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
+};
+
+const RUNTIME: &str = "io.containerd.runc.v2";
+/// What a process counts as having ended with when nobody was there to see it.
+const LOST: Exit = Exit { code: 137 };
+/// How long a killed process may take to vanish.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// Options of the runc shim. Only these two are ours to set; the numbers are those of
+/// `containerd.runc.v1.Options`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RuncOptions {
+    #[prost(string, tag = "7")]
+    root: String,
+    #[prost(bool, tag = "9")]
+    systemd_cgroup: bool,
+}
+
+/// A node's containers in a containerd.
+#[derive(Debug, Clone)]
+pub struct Containerd {
+    config: RuntimeConfig,
+    client: Client,
+    images: ImageStore,
+    host: HostLimits,
+}
+
+impl Containerd {
+    /// Connects when first used, and again whenever containerd came back. Must be called within a
+    /// tokio runtime.
+    #[must_use]
+    pub fn new(config: RuntimeConfig) -> Self {
+        let client = Client::new(&config.socket, &config.namespace);
+        let images = ImageStore::new(client.clone(), config.import_dir());
+        Self { config, client, images, host: remains::host_limits() }
+    }
+
+    /// The node's images.
+    #[must_use]
+    pub fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    /// containerd's version; fails when it does not answer.
+    pub async fn version(&self) -> Result<String, RuntimeError> {
+        Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
+    }
+
+    async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
+        let r = GetRequest { container_id: task.to_string(), exec_id: String::new() };
+        let r = call(SHORT, self.client.tasks().get(self.client.request(r))).await;
+        Ok(found(r)?.and_then(|g| g.process))
+    }
+
+    fn options(&self) -> Any {
+        let options =
+            RuncOptions { root: self.config.runc_root().display().to_string(), systemd_cgroup: false };
+        Any { type_url: "containerd.runc.v1.Options".to_owned(), value: options.encode_to_vec() }
+    }
+
+    /// Makes the task's own layer above its image, or finds it.
+    async fn snapshot(&self, task: TaskId, image: &ResolvedImage) -> Result<Vec<Mount>, CallError> {
+        let key = task.to_string();
+        let snapshotter = SNAPSHOTTER.to_owned();
+        let stat = StatSnapshotRequest { snapshotter: snapshotter.clone(), key: key.clone() };
+        let stat = call(SHORT, self.client.snapshots().stat(self.client.request(stat))).await;
+        if let Some(info) = found(stat)?.and_then(|s| s.info) {
+            if info.parent == image.chain_id {
+                let r = MountsRequest { snapshotter, key };
+                return Ok(call(SHORT, self.client.snapshots().mounts(self.client.request(r))).await?.mounts);
+            }
+            // The image of this name is another one by now; the task never ran.
+            self.remove_snapshot(task).await?;
+        }
+        // Nothing else refers to it before the container's record is made; a root of the
+        // collection by itself, it is only ever removed with its task.
+        let root = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let r = PrepareSnapshotRequest {
+            snapshotter,
+            key,
+            parent: image.chain_id.clone(),
+            labels: [("containerd.io/gc.root".to_owned(), root)].into(),
+        };
+        Ok(call(SHORT, self.client.snapshots().prepare(self.client.request(r))).await?.mounts)
+    }
+
+    async fn mounts(&self, task: TaskId) -> Result<Vec<Mount>, CallError> {
+        let r = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: task.to_string() };
+        Ok(call(SHORT, self.client.snapshots().mounts(self.client.request(r))).await?.mounts)
+    }
+
+    async fn remove_snapshot(&self, task: TaskId) -> Result<(), CallError> {
+        let r = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: task.to_string() };
+        already(call(SHORT, self.client.snapshots().remove(self.client.request(r))).await)
+    }
+
+    async fn remove_record(&self, task: TaskId) -> Result<(), CallError> {
+        let r = DeleteContainerRequest { id: task.to_string() };
+        already(call(SHORT, self.client.containers().delete(self.client.request(r))).await)
+    }
+
+    async fn write_record(&self, task: &Task, image: &ResolvedImage, spec: Vec<u8>) -> Result<(), CallError> {
+        self.remove_record(task.id).await?;
+        let container = Container {
+            id: task.id.to_string(),
+            labels: [
+                ("warren.service".to_owned(), task.service_name.clone()),
+                ("warren.image.digest".to_owned(), image.digest.clone()),
+            ]
+            .into(),
+            image: task.spec.image.to_string(),
+            runtime: Some(container::Runtime { name: RUNTIME.to_owned(), options: Some(self.options()) }),
+            spec: Some(Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
+                value: spec,
+            }),
+            snapshotter: SNAPSHOTTER.to_owned(),
+            snapshot_key: task.id.to_string(),
+            ..Container::default()
+        };
+        let r = CreateContainerRequest { container: Some(container) };
+        call(SHORT, self.client.containers().create(self.client.request(r))).await?;
+        Ok(())
+    }
+
+    /// Makes shim and runc container, with the process waiting to be let go.
+    async fn create_process(&self, task: TaskId, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
+        // containerd knows of no process here; what an earlier one left would be in the way.
+        let config = self.config.clone();
+        blocking(move || remains::sweep_if_any(&config, task)).await?;
+        let r = CreateTaskRequest {
+            container_id: task.to_string(),
+            rootfs,
+            options: Some(self.options()),
+            ..CreateTaskRequest::default()
+        };
+        match call(LONG, self.client.tasks().create(self.client.request(r))).await {
+            Ok(_) | Err(CallError::Exists(_)) => Ok(()),
+            Err(e) => Err(start_error(e)),
+        }
+    }
+
+    fn marked_started(&self, task: TaskId) -> bool {
+        self.config.task_dir(task).join(STARTED).exists()
+    }
+
+    async fn state(&self, task: TaskId, process: Option<&Process>) -> Result<ContainerState, CallError> {
+        if let Some(p) = process {
+            return Ok(state_of(p));
+        }
+        if !self.marked_started(task) {
+            return Ok(ContainerState::Created);
+        }
+        // A list leaves out a process whose shim was slow to answer: ask for this one before
+        // it is called dead.
+        Ok(self.process(task).await?.map_or(ContainerState::Stopped(LOST), |p| state_of(&p)))
+    }
+
+    async fn wait_exit(&self, task: TaskId) -> Result<Exit, CallError> {
+        let r = WaitRequest { container_id: task.to_string(), exec_id: String::new() };
+        let answer = self.client.tasks().wait(self.client.request(r)).await?.into_inner();
+        Ok(Exit { code: i32::try_from(answer.exit_status).unwrap_or(255) })
+    }
+}
+
+fn state_of(p: &Process) -> ContainerState {
+    match p.status() {
+        ProcessStatus::Created => ContainerState::Created,
+        ProcessStatus::Stopped => {
+            ContainerState::Stopped(Exit { code: i32::try_from(p.exit_status).unwrap_or(255) })
+        }
+        // Unknown: its shim does not answer. It was running when it last did.
+        ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing | ProcessStatus::Unknown => {
+            ContainerState::Running { pid: p.pid }
+        }
+    }
+}
+
+/// Runs file-system work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    let result = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|r| r);
+    result.map_err(|e| RuntimeError::Temporary(format!("the container's files: {e}")))
+}
+
+fn mark_started(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(dir.join(STARTED), b"")
+}
+
+#[async_trait]
+impl Runtime for Containerd {
+    async fn list(&self) -> Result<Vec<(TaskId, ContainerState)>, RuntimeError> {
+        let c = &self.client;
+        let r =
+            call(SHORT, c.containers().list(c.request(ListContainersRequest { filters: vec![] }))).await?;
+        let mut all: BTreeMap<TaskId, Option<Process>> = BTreeMap::new();
+        for container in r.containers {
+            all.extend(container.id.parse().map(|id| (id, None)));
+        }
+        let r = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.to_owned(), filters: vec![] };
+        let mut stream = call(SHORT, c.snapshots().list(c.request(r))).await?;
+        while let Some(batch) = stream.message().await.map_err(CallError::from)? {
+            for info in batch.info {
+                all.extend(info.name.parse().map(|id| (id, None)));
+            }
+        }
+        let r = ListTasksRequest { filter: String::new() };
+        for process in call(SHORT, c.tasks().list(c.request(r))).await?.tasks {
+            let id = if process.container_id.is_empty() { &process.id } else { &process.container_id };
+            if let Ok(id) = id.parse() {
+                all.insert(id, Some(process));
+            }
+        }
+        let mut states = Vec::with_capacity(all.len());
+        for (id, process) in all {
+            states.push((id, self.state(id, process.as_ref()).await?));
+        }
+        Ok(states)
+    }
+
+    async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
+        if self.process(task.id).await?.is_some() || self.marked_started(task.id) {
+            return Ok(());
+        }
+        let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
+        let image = image.ok_or_else(|| {
+            RuntimeError::Fatal(format!(
+                "image {} is not on this node; bring it with `warren image import`",
+                task.spec.image.familiar()
+            ))
+        })?;
+        let mounts = self.snapshot(task.id, &image).await?;
+        let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
+        let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
+        let accounts = blocking(move || {
+            to_write.write(&hostname, attachment.as_ref())?;
+            rootfs::accounts(&read)
+        })
+        .await?;
+        let user = resolve_user(image.config.user.as_deref().unwrap_or_default(), &accounts)
+            .map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+        let spec = runtime_spec(&SpecInput {
+            task,
+            image: &image.config,
+            user: &user,
+            network: &network.path,
+            cgroup: &self.config.cgroup(task.id),
+            files: &files,
+            host: self.host,
+        })
+        .map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+        self.write_record(task, &image, spec).await?;
+        self.create_process(task.id, mounts).await
+    }
+
+    async fn start(&self, task: TaskId) -> Result<u32, RuntimeError> {
+        let mut process = self.process(task).await?;
+        if process.is_none() && !self.marked_started(task) {
+            // Prepared before the machine was restarted, or cut off before its last step.
+            let mounts = found(self.mounts(task).await)?
+                .ok_or_else(|| RuntimeError::Fatal(format!("task {task} was not prepared")))?;
+            self.create_process(task, mounts).await?;
+            process = self.process(task).await?;
+        }
+        let ended = || RuntimeError::Fatal("the container has ended and is not started again".to_owned());
+        match process.as_ref().map(state_of) {
+            Some(ContainerState::Running { pid }) => return Ok(pid),
+            Some(ContainerState::Stopped(_)) | None => return Err(ended()),
+            Some(ContainerState::Created) => {}
+        }
+        let dir = self.config.task_dir(task);
+        blocking(move || mark_started(&dir)).await?;
+        let r = StartRequest { container_id: task.to_string(), exec_id: String::new() };
+        let started = call(LONG, self.client.tasks().start(self.client.request(r))).await;
+        Ok(started.map_err(start_error)?.pid)
+    }
+
+    async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError> {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.wait_exit(task).await {
+                Ok(exit) => return Ok(exit),
+                Err(CallError::NotFound(_)) if self.marked_started(task) => return Ok(LOST),
+                Err(CallError::NotFound(_)) => {
+                    return Err(RuntimeError::Fatal(format!("task {task} was not started")));
+                }
+                Err(CallError::Away(why)) => {
+                    tracing::debug!(%task, why, "waiting for containerd to come back");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    async fn kill(&self, task: TaskId, signal: i32) -> Result<(), RuntimeError> {
+        match self.process(task).await?.as_ref().map(state_of) {
+            Some(ContainerState::Stopped(_)) | None => return Ok(()),
+            Some(ContainerState::Created | ContainerState::Running { .. }) => {}
+        }
+        let r = KillRequest {
+            container_id: task.to_string(),
+            exec_id: String::new(),
+            signal: u32::try_from(signal).map_err(|_| RuntimeError::Fatal(format!("no signal {signal}")))?,
+            all: false,
+        };
+        match call(SHORT, self.client.tasks().kill(self.client.request(r))).await {
+            Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
+            Err(CallError::Refused(why)) if why.contains("finished") || why.contains("not running") => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn remove(&self, task: TaskId) -> Result<(), RuntimeError> {
+        if let Some(process) = self.process(task).await? {
+            if !matches!(state_of(&process), ContainerState::Stopped(_)) {
+                self.kill(task, libc::SIGKILL).await?;
+                match tokio::time::timeout(DEATH, self.wait_exit(task)).await {
+                    Ok(Ok(_) | Err(CallError::NotFound(_))) => {}
+                    Ok(Err(e)) => return Err(e.into()),
+                    Err(_) => {
+                        return Err(RuntimeError::Temporary(format!(
+                            "process {} of task {task} does not die; it is probably stuck in the kernel",
+                            process.pid
+                        )));
+                    }
+                }
+            }
+            let r = DeleteTaskRequest { container_id: task.to_string() };
+            already(call(LONG, self.client.tasks().delete(self.client.request(r))).await)?;
+        }
+        let config = self.config.clone();
+        blocking(move || {
+            remains::sweep(&config, task)?;
+            remains::remove_dir(&config.task_dir(task))
+        })
+        .await?;
+        self.remove_snapshot(task).await?;
+        Ok(self.remove_record(task).await?)
+    }
+}

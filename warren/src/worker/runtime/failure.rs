@@ -1,0 +1,102 @@
+//! What runc says when a container can not be started, made one sentence for a person.
+
+use super::client::CallError;
+use crate::worker::executor::RuntimeError;
+
+/// Translates a failed creation or start of a container.
+pub(super) fn start_error(e: CallError) -> RuntimeError {
+    match e {
+        CallError::Refused(message) => RuntimeError::Fatal(sentence(&message)),
+        other => other.into(),
+    }
+}
+
+fn sentence(message: &str) -> String {
+    if let Some(rest) = message.split("exec: ").nth(1)
+        && let Some((name, why)) = quoted(rest)
+    {
+        if why.contains("executable file not found") || why.contains("no such file or directory") {
+            return format!(
+                "cannot start: \"{name}\" is not in the image; name a program that is, as argument or with --entrypoint"
+            );
+        }
+        if why.contains("permission denied") {
+            return format!("cannot start: \"{name}\" is not executable; make it so in the image (chmod +x)");
+        }
+        if why.contains("is a directory") {
+            return format!("cannot start: \"{name}\" is a directory of the image, not a program");
+        }
+    }
+    if message.contains("exec format error") {
+        return "cannot start: the program is for another processor architecture, or a script without a #! line"
+            .to_owned();
+    }
+    // runc wraps its causes from the left and containerd's code from the right.
+    let mut core = message.trim_end_matches(": unknown").trim();
+    for wrap in [
+        "failed to create shim task: ",
+        "failed to create task: ",
+        "failed to start task: ",
+        "OCI runtime create failed: ",
+        "OCI runtime start failed: ",
+        "runc create failed: ",
+        "runc start failed: ",
+        "unable to start container process: ",
+        "error during container init: ",
+        "cannot start a container that has stopped: ",
+    ] {
+        core = core.strip_prefix(wrap).unwrap_or(core);
+    }
+    format!("cannot start: {core}")
+}
+
+/// Splits `"name": rest`, with Go's escapes of quotes undone.
+fn quoted(s: &str) -> Option<(String, &str)> {
+    let s = s.strip_prefix('"').or_else(|| s.strip_prefix("\\\""))?;
+    let mut name = String::new();
+    let mut chars = s.char_indices();
+    while let Some((i, c)) = chars.next() {
+        match c {
+            '"' => return Some((name, &s[i + 1..])),
+            '\\' if s[i + 1..].starts_with('"') && s[i + 2..].starts_with(':') => {
+                return Some((name, &s[i + 2..]));
+            }
+            '\\' => name.push(chars.next()?.1),
+            _ => name.push(c),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runc_is_made_readable() {
+        for (said, told) in [
+            (
+                "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: \"nope\": executable file not found in $PATH: unknown",
+                "cannot start: \"nope\" is not in the image; name a program that is, as argument or with --entrypoint",
+            ),
+            (
+                "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: \"/bin/nope\": stat /bin/nope: no such file or directory: unknown",
+                "cannot start: \"/bin/nope\" is not in the image; name a program that is, as argument or with --entrypoint",
+            ),
+            (
+                "OCI runtime create failed: runc create failed: unable to start container process: exec: \"/etc/passwd\": permission denied: unknown",
+                "cannot start: \"/etc/passwd\" is not executable; make it so in the image (chmod +x)",
+            ),
+            (
+                "failed to create shim task: OCI runtime create failed: runc create failed: namespace path: lstat /run/netns/x: no such file or directory: unknown",
+                "cannot start: namespace path: lstat /run/netns/x: no such file or directory",
+            ),
+            (
+                "exec: \"a\\\"b\": executable file not found in $PATH: unknown",
+                "cannot start: \"a\"b\" is not in the image; name a program that is, as argument or with --entrypoint",
+            ),
+        ] {
+            assert_eq!(sentence(said), told);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The three files every container finds in /etc, written from data.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use crate::model::Attachment;
+
+/// Where a task's files are on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskFiles {
+    /// Bound to /etc/hosts.
+    pub hosts: PathBuf,
+    /// Bound to /etc/hostname.
+    pub hostname: PathBuf,
+    /// Bound to /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
+}
+
+/// There when the container's process was, or was about to be, started.
+pub(super) const STARTED: &str = "started";
+
+impl TaskFiles {
+    /// The files below a task's directory.
+    #[must_use]
+    pub fn below(dir: &Path) -> Self {
+        Self {
+            hosts: dir.join("hosts"),
+            hostname: dir.join("hostname"),
+            resolv_conf: dir.join("resolv.conf"),
+        }
+    }
+
+    /// Writes all three. Each is replaced in place, never truncated to nothing first.
+    pub(super) fn write(&self, hostname: &str, attachment: Option<&Attachment>) -> io::Result<()> {
+        if let Some(dir) = self.hosts.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        replace(&self.hosts, &hosts(hostname, attachment))?;
+        replace(&self.hostname, &format!("{hostname}\n"))?;
+        replace(&self.resolv_conf, &host_resolv_conf())
+    }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let aside = path.with_extension("new");
+    fs::write(&aside, text)?;
+    fs::rename(aside, path)
+}
+
+/// /etc/hosts, as Docker writes it.
+fn hosts(hostname: &str, attachment: Option<&Attachment>) -> String {
+    let mut text = "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n"
+        .to_owned();
+    if let Some(a) = attachment {
+        let addresses = [
+            (a.address != Ipv4Addr::UNSPECIFIED).then_some(IpAddr::V4(a.address)),
+            (a.address6 != Ipv6Addr::UNSPECIFIED).then_some(IpAddr::V6(a.address6)),
+        ];
+        for address in addresses.into_iter().flatten() {
+            text.push_str(&format!("{address}\t{hostname}\n"));
+        }
+    }
+    text
+}
+
+/// What the containers are to use: the host's upstreams.
+fn host_resolv_conf() -> String {
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    // systemd-resolved's stub listens on the host's loopback only; it lists its upstreams beside.
+    let resolved = fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or_default();
+    resolv_conf(&host, &resolved)
+}
+
+/// Keeps what a container can use of the host's resolv.conf. Name servers on the host's loopback
+/// are not reachable from a container; when the only one is systemd-resolved's stub, `resolved`
+/// (its list of upstreams) is taken instead.
+fn resolv_conf(host: &str, resolved: &str) -> String {
+    let stub = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
+    let servers: Vec<IpAddr> = host.lines().filter_map(nameserver).collect();
+    let text = if servers == [stub] && !resolved.is_empty() { resolved } else { host };
+    let mut out = String::new();
+    let mut any = false;
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        match nameserver(line) {
+            Some(a) if a.is_loopback() || a.is_unspecified() => continue,
+            Some(_) => any = true,
+            // A scope ("fe80::1%eth0") names a link of the host.
+            None if line.starts_with("nameserver") => continue,
+            None => {}
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    if !any {
+        out.insert_str(0, "# this node has no name server that a container could reach\n");
+    }
+    out
+}
+
+fn nameserver(line: &str) -> Option<IpAddr> {
+    let mut words = line.split_whitespace();
+    (words.next()? == "nameserver").then_some(())?;
+    words.next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_are_kept_and_loopback_is_not() {
+        let host = "# made by a tool\nsearch example.org\nnameserver 127.0.0.1\nnameserver 9.9.9.9\nnameserver ::1\nnameserver 2620:fe::fe\nnameserver fe80::1%eth0\noptions edns0\n";
+        assert_eq!(
+            resolv_conf(host, ""),
+            "search example.org\nnameserver 9.9.9.9\nnameserver 2620:fe::fe\noptions edns0\n"
+        );
+    }
+
+    #[test]
+    fn the_stub_of_resolved_is_looked_through() {
+        let resolved = "nameserver 192.0.2.1\nsearch lan\n";
+        assert_eq!(resolv_conf("nameserver 127.0.0.53\n", resolved), resolved);
+        assert!(resolv_conf("nameserver 127.0.0.53\n", "").starts_with("# this node has no"));
+        // One real server beside the stub: the file is the administrator's.
+        assert_eq!(
+            resolv_conf("nameserver 127.0.0.53\nnameserver 9.9.9.9\n", resolved),
+            "nameserver 9.9.9.9\n"
+        );
+    }
+
+    #[test]
+    fn a_container_finds_itself() {
+        let a = Attachment {
+            address: Ipv4Addr::new(10, 1, 2, 3),
+            address6: "fd00::3".parse().unwrap(),
+            backend: 1,
+            generation: 1,
+        };
+        let text = hosts("web-1", Some(&a));
+        assert!(text.contains("10.1.2.3\tweb-1\n") && text.contains("fd00::3\tweb-1\n"));
+        assert!(!hosts("web-1", None).contains("web-1"));
+    }
+}

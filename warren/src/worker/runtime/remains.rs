@@ -1,0 +1,234 @@
+//! What a container leaves in the kernel and on disk when somebody on the way to its end was
+//! killed, and what the host is like.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sha2::{Digest, Sha256};
+
+use super::{RuntimeConfig, spec::HostLimits};
+use crate::model::TaskId;
+
+/// Where runc's shims keep their sockets, whatever their containerd is configured to.
+const SHIM_SOCKETS: &str = "/run/containerd/s";
+/// Most open files a container's process may ask for, as Docker's default is.
+const OPEN_FILES: u64 = 524_288;
+
+/// The limits this host lets its containers have.
+pub(super) fn host_limits() -> HostLimits {
+    let limits = procfs::process::Process::myself().and_then(|p| p.limits());
+    let own = limits.map_or(1024, |l| match l.max_open_files.hard_limit {
+        procfs::process::LimitValue::Value(n) => n,
+        procfs::process::LimitValue::Unlimited => OPEN_FILES,
+    });
+    let score = fs::read_to_string("/proc/self/oom_score_adj").ok();
+    HostLimits {
+        open_files: own.min(OPEN_FILES),
+        oom_score_adj: score.and_then(|s| s.trim().parse().ok()).unwrap_or(0).max(0),
+        unified_cgroup: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+    }
+}
+
+/// A process, named so that a reused number is not taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ProcessName {
+    pub(super) pid: i32,
+    started: u64,
+}
+
+impl ProcessName {
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
+        (!matches!(stat.state, 'Z' | 'X')).then_some(Self { pid, started: stat.starttime })
+    }
+
+    pub(super) fn lives(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Sends a signal, if it still is this process.
+    pub(super) fn signal(self, signal: Signal) {
+        if self.lives() {
+            // It may end in between: then there is nothing to signal.
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+}
+
+/// The processes whose command line `matches`.
+pub(super) fn processes(matches: impl Fn(&[String]) -> bool) -> Vec<ProcessName> {
+    let Ok(all) = procfs::process::all_processes() else { return Vec::new() };
+    all.flatten()
+        .filter(|p| p.cmdline().is_ok_and(|argv| matches(&argv)))
+        .filter_map(|p| ProcessName::of(p.pid()))
+        .collect()
+}
+
+fn option<'a>(argv: &'a [String], name: &str) -> Option<&'a str> {
+    let at = argv.iter().position(|a| a == name)?;
+    argv.get(at + 1).map(String::as_str)
+}
+
+/// The shims of a namespace behind a socket; of one task, or of all.
+pub(super) fn shims(config: &RuntimeConfig, task: Option<TaskId>) -> Vec<ProcessName> {
+    let socket = config.socket.display().to_string();
+    processes(|argv| {
+        argv.first().is_some_and(|a| a.ends_with("containerd-shim-runc-v2"))
+            && option(argv, "-namespace") == Some(config.namespace.as_str())
+            && option(argv, "-address") == Some(socket.as_str())
+            && task.is_none_or(|t| option(argv, "-id") == Some(t.as_str()))
+    })
+}
+
+/// Where the cgroup hierarchies are mounted.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut found = BTreeSet::new();
+    for line in mounts.lines() {
+        let mut words = line.split(' ').skip(1);
+        if let (Some(at), Some("cgroup" | "cgroup2")) = (words.next(), words.next()) {
+            found.insert(PathBuf::from(at));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Directories of a cgroup in every hierarchy that has it.
+pub(super) fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
+    let relative = cgroup.trim_start_matches('/');
+    if relative.is_empty() {
+        return Vec::new(); // never the root: all processes are in it
+    }
+    hierarchies().into_iter().map(|h| h.join(relative)).filter(|d| d.is_dir()).collect()
+}
+
+/// A directory of a cgroup and those below it, deepest first.
+fn below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            below(&entry.path(), found);
+        }
+    }
+    found.push(dir.to_owned());
+}
+
+/// Kills everything in a cgroup and removes it, in every hierarchy.
+pub(super) fn remove_cgroup(cgroup: &str) -> io::Result<()> {
+    let mut dirs = Vec::new();
+    for dir in cgroup_dirs(cgroup) {
+        below(&dir, &mut dirs);
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut pids = BTreeSet::new();
+        for dir in &dirs {
+            let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(procs.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|&p| p > 1));
+        }
+        for &pid in &pids {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let mut left = None;
+        for dir in &dirs {
+            match fs::remove_dir(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => left = Some((dir, e)),
+                _ => {}
+            }
+        }
+        match left {
+            None => return Ok(()),
+            Some((dir, e)) if Instant::now() > deadline => {
+                return Err(io::Error::new(e.kind(), format!("cgroup {} stays: {e}", dir.display())));
+            }
+            // The kernel lets go of a cgroup a moment after its last process.
+            Some(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Mount points that `matches`, the last made first.
+pub(super) fn mount_points(matches: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let info = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found: Vec<PathBuf> = info
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .map(|p| p.replace("\\040", " "))
+        .filter(|p| matches(p))
+        .map(PathBuf::from)
+        .collect();
+    found.reverse();
+    found
+}
+
+/// Unmounts them.
+pub(super) fn unmount(points: &[PathBuf]) {
+    for point in points {
+        if let Err(e) = umount2(point, MntFlags::MNT_DETACH) {
+            tracing::warn!(mount = %point.display(), error = %e, "could not be unmounted");
+        }
+    }
+}
+
+/// Removes a directory, if it is there.
+pub(super) fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The socket a task's shim listens on: named by a digest of what tells it from all others.
+pub(super) fn shim_socket(config: &RuntimeConfig, task: &str) -> PathBuf {
+    let name = format!("{}/{}/{task}", config.socket.display(), config.namespace);
+    Path::new(SHIM_SOCKETS).join(hex::encode(Sha256::digest(name.as_bytes())))
+}
+
+fn runc_dir(config: &RuntimeConfig, task: TaskId) -> PathBuf {
+    config.runc_root().join(&config.namespace).join(task.as_str())
+}
+
+/// [`sweep`], when there is a sign that something was left.
+pub(super) fn sweep_if_any(config: &RuntimeConfig, task: TaskId) -> io::Result<()> {
+    let cgroup = config.cgroup(task);
+    if runc_dir(config, task).exists()
+        || !cgroup_dirs(&cgroup).is_empty()
+        || shim_socket(config, task.as_str()).exists()
+    {
+        sweep(config, task)?;
+    }
+    Ok(())
+}
+
+/// Removes whatever a task left beside containerd's records: processes, shim, mounts, runc's
+/// state, the shim's socket, cgroups. Nothing there is no error.
+pub(super) fn sweep(config: &RuntimeConfig, task: TaskId) -> io::Result<()> {
+    // The process first: a shim that still lives sees it end and reports it.
+    remove_cgroup(&config.cgroup(task))?;
+    let socket = shim_socket(config, task.as_str());
+    if socket.exists() {
+        let shims = shims(config, Some(task));
+        // One whose work is done leaves by itself, a moment after its answer.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while shims.iter().any(|s| s.lives()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for shim in &shims {
+            shim.signal(Signal::SIGKILL);
+        }
+        let _ = fs::remove_file(&socket);
+    }
+    let bundle = format!("/io.containerd.runtime.v2.task/{}/{task}/", config.namespace);
+    unmount(&mount_points(|p| p.contains(&bundle)));
+    remove_dir(&runc_dir(config, task))
+}

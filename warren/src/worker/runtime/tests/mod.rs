@@ -1,0 +1,6 @@
+//! The real thing: a containerd of each test's own, real images, real processes.
+
+mod fixture;
+mod images;
+mod life;
+mod supervision;

@@ -1,0 +1,172 @@
+//! Drives one task: asks its machine, does what it says, tells it what came of it.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use futures::future::{BoxFuture, OptionFuture};
+use tokio::sync::watch;
+
+use super::{
+    Timing,
+    machine::{Action, Found, Machine, Outcome, Step, Trouble},
+};
+use crate::{
+    model::{Task, TaskId, TaskState, Timestamp},
+    worker::{
+        executor::{Exit, Network, NetworkError, Runtime, RuntimeError},
+        reports::Reports,
+        status_log::{Record, StatusLog},
+    },
+};
+
+/// What every runner of a worker shares.
+#[derive(Clone)]
+pub struct Outside {
+    /// Containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Networks.
+    pub network: Arc<dyn Network>,
+    /// What must not be forgotten.
+    pub log: StatusLog,
+    /// What is to be told.
+    pub reports: Arc<Reports>,
+    /// This boot of the machine.
+    pub boot: Arc<str>,
+    /// How long to wait for things.
+    pub timing: Timing,
+}
+
+/// What the agent tells a runner. Only ever grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orders {
+    /// Where the task should be.
+    pub desired: TaskState,
+    /// Its container was looked for and is not there.
+    pub gone: bool,
+}
+
+/// The present moment, by this machine's clock.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::default().after(since)
+}
+
+/// Runs a task from wherever it is to its end and until nothing is left of it. `running` tells
+/// whether its container is one that a look at the runtime must show.
+pub async fn run(
+    task: Task,
+    found: Found,
+    outside: Outside,
+    mut orders: watch::Receiver<Orders>,
+    running: watch::Sender<bool>,
+) {
+    let id = task.id;
+    let mut machine = Machine::new(task, found, &outside.boot, outside.timing, now());
+    let mut exit: Option<BoxFuture<'static, Result<Exit, RuntimeError>>> = None;
+    loop {
+        let order = *orders.borrow_and_update();
+        machine.desire(order.desired, now());
+        if order.gone {
+            machine.gone(now());
+        }
+        // What was just decided is told before it is acted on, and once more after.
+        outside.reports.put(id, machine.status());
+        let step = machine.next(now());
+        running.send_if_modified(|r| std::mem::replace(r, machine.is_running()) != machine.is_running());
+        outside.reports.put(id, machine.status());
+        match step {
+            Step::Do(action) => {
+                tracing::debug!(task = %id, ?action, "task step");
+                let outcome = outside.perform(machine.task(), action).await.unwrap_or_else(|trouble| {
+                    tracing::warn!(task = %id, ?trouble, "task step did not work");
+                    Outcome::Failed(trouble)
+                });
+                machine.done(outcome, now());
+            }
+            Step::Wait { until, exit: wants_exit } => {
+                if wants_exit && exit.is_none() {
+                    let runtime = outside.runtime.clone();
+                    exit = Some(Box::pin(async move { runtime.wait(id).await }));
+                }
+                tokio::select! {
+                    Some(ended) = OptionFuture::from(exit.as_mut()), if wants_exit => {
+                        exit = None;
+                        match ended {
+                            Ok(exit) => machine.exited(exit, now()),
+                            Err(e) => machine.wait_failed(e.into(), now()),
+                        }
+                    }
+                    changed = orders.changed() => {
+                        if changed.is_err() {
+                            // The agent is going: everything stays as it is.
+                            return;
+                        }
+                    }
+                    () = sleep_until(until) => {}
+                }
+            }
+            Step::End => return,
+        }
+    }
+}
+
+async fn sleep_until(until: Option<Timestamp>) {
+    match until {
+        // A millisecond is the unit of time: not less, or the loop would spin.
+        Some(at) => tokio::time::sleep(at.since(now()).max(Duration::from_millis(1))).await,
+        None => pending().await,
+    }
+}
+
+/// Removes what is left of a task that nobody knows any more.
+pub async fn sweep(task: TaskId, outside: Outside) {
+    let mut tries = 0;
+    loop {
+        let swept = async {
+            outside.runtime.remove(task).await.map_err(|e| e.to_string())?;
+            outside.network.detach(task).await.map_err(|e| e.to_string())
+        };
+        let Err(why) = swept.await else { return };
+        tries += 1;
+        tracing::warn!(%task, "left over and cannot be removed yet: {why}");
+        tokio::time::sleep(outside.timing.back_off(tries)).await;
+    }
+}
+
+impl Outside {
+    async fn perform(&self, task: &Task, action: Action) -> Result<Outcome, Trouble> {
+        let network = |e: NetworkError| Trouble::Temporary(e.0);
+        let attachment = || {
+            let why = "the task has no network address; remove and create its service again";
+            task.attachment.as_ref().ok_or_else(|| Trouble::Fatal(why.into()))
+        };
+        match action {
+            Action::Attach => {
+                return Ok(Outcome::Attached(
+                    self.network.attach(task.id, attachment()?).await.map_err(network)?,
+                ));
+            }
+            Action::Prepare(ns) => self.runtime.prepare(task, &ns).await?,
+            Action::Start => return Ok(Outcome::Started(self.runtime.start(task.id).await?)),
+            Action::Look => {
+                let all = self.runtime.list().await?;
+                return Ok(Outcome::Seen(all.into_iter().find(|(t, _)| *t == task.id).map(|(_, s)| s)));
+            }
+            Action::Serve(open) => {
+                self.network.serve(task.id, attachment()?, open).await.map_err(network)?;
+            }
+            Action::Kill(signal) => self.runtime.kill(task.id, signal).await?,
+            Action::Record(status) => {
+                let record = Record { status, boot: self.boot.to_string() };
+                let (log, id) = (self.log.clone(), task.id);
+                tokio::task::spawn_blocking(move || log.put(id, &record))
+                    .await
+                    .map_err(|e| Trouble::Temporary(e.to_string()))?
+                    .map_err(|e| Trouble::Temporary(e.to_string()))?;
+            }
+            Action::Remove => self.runtime.remove(task.id).await?,
+            Action::Detach => self.network.detach(task.id).await.map_err(network)?,
+        }
+        Ok(Outcome::Done)
+    }
+}
