@@ -21,12 +21,12 @@ use crate::{
 /// A map that forgets what was used least recently when it is full.
 #[derive(Debug)]
 pub struct Lru<K, V> {
-    rows: RefCell<Used<K, V>>,
+    rows: RefCell<Rows<K, V>>,
     capacity: usize,
 }
 
-/// Rows with the moment of their last use, and the moment it is now.
-type Used<K, V> = (HashMap<K, (u64, V)>, u64);
+/// Values with the time of their last use, and the clock of uses.
+type Rows<K, V> = (HashMap<K, (u64, V)>, u64);
 
 impl<K: Copy + Eq + Hash, V: Copy> Lru<K, V> {
     /// An empty map for `capacity` rows.

@@ -44,6 +44,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Container, its generation, and what it sent.
+type Owner = (u32, u32, Tuple<V4>);
+
 const REMOTE: V4 = [203, 0, 113, 9];
 
 proptest! {
@@ -68,7 +71,7 @@ proptest! {
         // What containers, or the outside, have last seen: (container, tuple inside) -> tuple outside.
         let mut inside: HashMap<(u32, Tuple<V4>), Tuple<V4>> = HashMap::new();
         let mut seen: Vec<(u32, Tuple<V4>)> = Vec::new();
-        let mut outside: HashMap<(u8, Tuple<V4>), (u32, u32, Tuple<V4>)> = HashMap::new();
+        let mut outside: HashMap<(u8, Tuple<V4>), Owner> = HashMap::new();
         let mut sent: Vec<(u8, Tuple<V4>)> = Vec::new();
         for step in steps {
             match step {
