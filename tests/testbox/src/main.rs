@@ -1,1 +1,94 @@
-fn main() {}
+//! The one static binary inside Warren's test images, and the load client beside them. It needs
+//! nothing around it (no shell, no libc files), so that a test image is this file and two text
+//! files. What it is asked to do is its first argument, or its own name when it was linked under
+//! the name of a command.
+
+mod client;
+mod http;
+mod load;
+mod serve;
+mod sys;
+
+use std::{env, process::exit};
+
+const USAGE: &str = "testbox: commands:
+  http [PORT]                    HTTP server that tells what it sees (default port 80)
+  tcp-echo [PORT]                sends every byte back (default 7)
+  udp-echo [PORT]                sends every datagram back (default 7)
+  sleep [SECONDS]                does nothing (default: for ever); ends on SIGTERM
+  exit STATUS [AFTER_MS]         ends with a status
+  ignore-term                    does nothing and cannot be ended by SIGTERM
+  cps ADDR:PORT RATE SECONDS     opens RATE connections a second, one request each; JSON result
+  stream ADDR:PORT RATE SECONDS  one TCP stream of numbered records to an echo server; JSON result
+  dns SERVER:PORT NAME           asks for an A record over UDP, prints the addresses
+  ping ADDR [COUNT]              ICMP echo
+  get ADDR:PORT [PATH]           one HTTP request, prints the body
+  cat FILE                       prints a file
+  id                             prints uid, gid and supplementary groups";
+
+fn main() {
+    let mut args: Vec<String> = env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let called = args.first().and_then(|a| a.rsplit('/').next()).unwrap_or("").to_owned();
+    if called == "testbox" || called.is_empty() {
+        args.remove(0);
+    } else {
+        args[0] = called;
+    }
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    sys::end_on_sigterm();
+    match run(&words) {
+        Ok(status) => exit(status),
+        Err(e) => {
+            eprintln!("testbox: {e}");
+            exit(2);
+        }
+    }
+}
+
+type Outcome = Result<i32, String>;
+
+fn run(words: &[&str]) -> Outcome {
+    match words {
+        ["http"] => http::serve(80),
+        ["http", port] => http::serve(number(port)?),
+        ["tcp-echo"] => serve::tcp_echo(7),
+        ["tcp-echo", port] => serve::tcp_echo(number(port)?),
+        ["udp-echo"] => serve::udp_echo(7),
+        ["udp-echo", port] => serve::udp_echo(number(port)?),
+        ["sleep"] => serve::sleep(None),
+        ["sleep", seconds] => serve::sleep(Some(number(seconds)?)),
+        ["exit", status] => Ok(number(status)?),
+        ["exit", status, after] => serve::exit_after(number(status)?, number(after)?),
+        ["ignore-term"] => {
+            sys::ignore_sigterm();
+            serve::sleep(None)
+        }
+        ["cps", to, rate, seconds] => load::connections(address(to)?, number(rate)?, number(seconds)?),
+        ["stream", to, rate, seconds] => load::stream(address(to)?, number(rate)?, number(seconds)?),
+        ["dns", server, name] => client::dns(address(server)?, name).map(|found| shown(&found)),
+        ["ping", to] => client::ping(ip(to)?, 1).map(|found| shown(&found)),
+        ["ping", to, count] => client::ping(ip(to)?, number(count)?).map(|found| shown(&found)),
+        ["get", to] => client::get(address(to)?, "/").map(|body| shown(&body)),
+        ["get", to, path] => client::get(address(to)?, path).map(|body| shown(&body)),
+        ["cat", file] => std::fs::read_to_string(file).map(|t| shown(&t)).map_err(|e| format!("{file}: {e}")),
+        ["id"] => Ok(shown(&sys::identity())),
+        _ => Err(format!("{words:?} is not something I can do\n{USAGE}")),
+    }
+}
+
+fn shown(text: &str) -> i32 {
+    print!("{text}");
+    0
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is not a number I can use"))
+}
+
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is not ADDRESS:PORT"))
+}
+
+fn ip(text: &str) -> Result<std::net::IpAddr, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is not an address"))
+}

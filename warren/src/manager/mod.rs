@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The stages are pure functions from a view to a [`Plan`]; none knows another. One loop
-//! ([`controller`]) runs them in this order inside one transaction, so that a new service is
+//! (`controller`) runs them in this order inside one transaction, so that a new service is
 //! assigned in a single commit, and again after every change of the store. There are no timers:
 //! a restart delay is a moment written into the task, which its node waits for.
 //!
@@ -24,7 +24,10 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::watch,
@@ -36,6 +39,8 @@ pub use dispatcher::Dispatcher;
 pub use plan::{Mint, Plan};
 
 use crate::{model::Timestamp, store::Store};
+
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// Tells the time. Only the shells ask; deciders are told.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -94,11 +99,16 @@ async fn terms(
             dispatcher.clone(),
             term.clone(),
         ));
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            _ = leadership.wait_for(|leads| !*leads) => {}
-            // Never before it is cancelled, except by a panic, which is worth a new beginning.
-            _ = tasks.join_next() => {}
+        let broke = tokio::select! {
+            () = cancel.cancelled() => false,
+            _ = leadership.wait_for(|leads| !*leads) => false,
+            // Never before it is cancelled, except by a panic: what it did not finish, the next
+            // beginning looks at again.
+            _ = tasks.join_next() => true,
+        };
+        if broke {
+            tracing::error!("the manager's loop ended unexpectedly; it begins again in {AFTER_PANIC:?}");
+            tokio::time::sleep(AFTER_PANIC).await;
         }
         term.cancel();
         while tasks.join_next().await.is_some() {}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -225,7 +225,11 @@ fn open(
         );
         return Err(RaftError::damaged(&snapshot_path, why));
     }
-    sync_directory(dir).map_err(|e: io::Error| RaftError::file("sync", dir, e))?;
+    // The new names must outlive a power cut as well as what is in them.
+    for dir in [Some(dir.as_path()), dir.parent()].into_iter().flatten() {
+        let here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        sync_directory(here).map_err(|e| RaftError::file("sync", here, e))?;
+    }
     Ok((log, machine, probe))
 }
 

@@ -9,7 +9,7 @@ use std::{
     ops::{Bound, RangeBounds},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use openraft::{
@@ -107,10 +107,9 @@ impl Log {
         Ok(self.vote()?.is_none() && self.last()?.is_none() && self.purged()?.is_none())
     }
 
-    /// How many handles share the file; it is closed when there are none.
-    pub(super) fn downgrade(&self) -> std::sync::Weak<dyn Send + Sync> {
-        let weak = Arc::downgrade(&self.inner);
-        weak
+    /// Counts the handles of the file: it is closed when there are none.
+    pub(super) fn downgrade(&self) -> Weak<dyn Send + Sync> {
+        Arc::<Inner>::downgrade(&self.inner)
     }
 
     fn vote(&self) -> Result<Option<Vote>, RaftError> {

@@ -34,6 +34,7 @@ impl RaftNetworkFactory<Types> for NoPeers {
 type Answer<T, E = openraft::error::Infallible> = Result<T, RPCError<u64, Peer, RaftError<u64, E>>>;
 
 impl NoPeer {
+    #[allow(clippy::result_large_err, reason = "openraft's type")]
     fn refuse<T, E: std::error::Error>(&self) -> Answer<T, E> {
         let why = format!("manager {} cannot be reached: this version runs one manager", self.0.node);
         Err(RPCError::Unreachable(Unreachable::new(&io::Error::other(why))))

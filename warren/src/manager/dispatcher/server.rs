@@ -1,5 +1,8 @@
 //! The gRPC service that nodes talk to.
 
+#[cfg(test)]
+pub(in crate::manager) mod tests;
+
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -105,7 +108,12 @@ impl Dispatcher {
             let assignment = assignments::plan(&self.store.view(), node);
             if last.as_ref().is_none_or(|l| assignments::is_news(l, &assignment)) {
                 // Room for one: a slow node gets the latest when it has taken the one before.
-                let Ok(room) = out.reserve().await else { break };
+                let room = tokio::select! {
+                    () = self.cancel.cancelled() => break,
+                    _ = leadership.wait_for(|leads| !*leads) => break,
+                    room = out.reserve() => room,
+                };
+                let Ok(room) = room else { break };
                 // It may have waited: look again.
                 let assignment = assignments::plan(&self.store.view(), node);
                 room.send(Ok((&assignment).into()));

@@ -41,10 +41,13 @@ async fn refusal(dir: &Path) -> String {
     }
 }
 
+/// What happens, to which file, how.
+type Damage = (&'static str, &'static str, &'static dyn Fn(&Path));
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_refused_by_name() {
     let good = used().await;
-    let damages: [(&str, &str, &dyn Fn(&Path)); 8] = [
+    let damages: [Damage; 8] = [
         ("the log is gone", "log.redb", &|d| fs::remove_file(d.join("log.redb")).unwrap()),
         ("the log is empty", "log.redb", &|d| fs::write(d.join("log.redb"), "").unwrap()),
         ("the log is cut", "log.redb", &|d| {

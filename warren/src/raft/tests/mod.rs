@@ -108,7 +108,7 @@ async fn a_crash_between_opening_and_beginning_is_a_beginning() {
     raft.shutdown().await;
 }
 
-/// Prints what DESIGN §4 wants known of a disk: `cargo test --release … -- --ignored --nocapture`.
+/// How fast this disk and build are: `cargo test … measure -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement, not a test"]
 async fn measure() {
@@ -120,9 +120,7 @@ async fn measure() {
         let mut all = Vec::new();
         for n in 0..500 {
             let at = Instant::now();
-            put(&raft.store(), n + (all.len() as u64) * 0 + u64::from(what == "resumed") * 1000)
-                .await
-                .unwrap();
+            put(&raft.store(), n + u64::from(what == "resumed") * 1000).await.unwrap();
             all.push(at.elapsed());
         }
         all.sort();

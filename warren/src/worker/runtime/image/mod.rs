@@ -44,7 +44,7 @@ pub enum ImageError {
     },
     /// Nothing in it says what the image is called.
     #[error(
-        "the archive does not say what its image is called; name it: warren image import FILE NAME[:TAG]"
+        "the archive does not say what its image is called; name it: `warren image import FILE --name NAME[:TAG]`"
     )]
     Unnamed,
     /// A name was given for more than one image.

@@ -1,0 +1,70 @@
+//! The few calls of the C library that the standard library does not wrap.
+
+use std::{
+    ffi::{c_int, c_uint, c_void},
+    net::UdpSocket,
+    os::fd::FromRawFd,
+};
+
+const SIGTERM: c_int = 15;
+const SIG_IGN: usize = 1;
+
+unsafe extern "C" {
+    fn signal(signum: c_int, handler: usize) -> usize;
+    fn _exit(status: c_int) -> !;
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: c_uint) -> c_int;
+    fn getuid() -> c_uint;
+    fn getgid() -> c_uint;
+    fn getgroups(size: c_int, list: *mut c_uint) -> c_int;
+}
+
+extern "C" fn leave(_: c_int) {
+    // SAFETY: _exit may be called from a signal handler.
+    unsafe { _exit(0) }
+}
+
+/// Ends the process with status 0 on SIGTERM. The first process of a container gets no default
+/// action for signals, so without this a polite stop would always end in SIGKILL.
+pub fn end_on_sigterm() {
+    // SAFETY: `leave` has the signature signal(2) asks for and only calls _exit.
+    unsafe { signal(SIGTERM, leave as *const () as usize) };
+}
+
+/// Makes SIGTERM do nothing.
+pub fn ignore_sigterm() {
+    // SAFETY: SIG_IGN is a valid disposition.
+    unsafe { signal(SIGTERM, SIG_IGN) };
+}
+
+/// A socket that sends and receives ICMP echo (the kernel fills in identifier and checksum); a
+/// datagram socket in all but its protocol.
+pub fn icmp_socket(v6: bool) -> std::io::Result<UdpSocket> {
+    let (domain, protocol) = if v6 { (10, 58) } else { (2, 1) };
+    const DGRAM_CLOEXEC: c_int = 2 | 0o2_000_000;
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { socket(domain, DGRAM_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and owned by nothing else.
+    Ok(unsafe { UdpSocket::from_raw_fd(fd) })
+}
+
+/// Makes a close send RST and leave nothing behind, so that a load client does not run out of
+/// ports to TIME_WAIT. Called only after the answer has been read.
+pub fn close_hard(stream: &std::net::TcpStream) {
+    use std::os::fd::AsRawFd;
+    let linger: [c_int; 2] = [1, 0];
+    // SAFETY: the pointer is to two ints, as struct linger is, and lives through the call.
+    unsafe { setsockopt(stream.as_raw_fd(), 1, 13, linger.as_ptr().cast(), size_of_val(&linger) as c_uint) };
+}
+
+/// `uid=… gid=… groups=…` as numbers.
+pub fn identity() -> String {
+    let mut groups = [0; 64];
+    // SAFETY: the list has room for as many entries as said; getuid and getgid cannot fail.
+    let (uid, gid, n) = unsafe { (getuid(), getgid(), getgroups(64, groups.as_mut_ptr())) };
+    let listed: Vec<String> = groups[..n.max(0) as usize].iter().map(ToString::to_string).collect();
+    format!("uid={uid} gid={gid} groups={}\n", listed.join(","))
+}

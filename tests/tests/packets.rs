@@ -1,0 +1,9 @@
+//! The BPF programs in the kernel: packets through `BPF_PROG_TEST_RUN`, compared with the same
+//! decisions on a node in memory; the object under `bpftool`; and live traffic through namespaces.
+
+#[path = "packets/live.rs"]
+mod live;
+#[path = "packets/object.rs"]
+mod object;
+#[path = "packets/testrun.rs"]
+mod testrun;

@@ -1,0 +1,533 @@
+//! Packet in, verdict and packet out, through the kernel and through the model.
+
+use std::{collections::HashMap, process::Command, thread};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap as Hash, PerCpuArray, lpm_trie},
+    programs::{SchedClassifier, TestRun, TestRunOptions},
+};
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use warren_ebpf::{
+    abi::{
+        BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, DropCounter, Flow, FlowKey, Forward, ForwardKey,
+        ICMP, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, TCP, UDP, map,
+        program,
+    },
+    flow::{
+        decide::{Action, V4, Verdict},
+        model::Model,
+    },
+    maglev,
+    packet::{ACK, FIN, RST, SYN, Tuple},
+};
+
+use crate::object;
+
+const NODE: V4 = [192, 0, 2, 1];
+const LAN: V4 = [10, 9, 9, 1];
+const CLIENT: V4 = [198, 51, 100, 7];
+const REMOTE: V4 = [203, 0, 113, 9];
+const UPLINK: u32 = 2;
+const MAC: &str = "04:04:04:04:04:04";
+
+/// Runs `test` in a network namespace that ends with it.
+pub fn alone<T: Send + 'static>(test: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    ensure!(nix::unistd::geteuid().is_root(), "needs root: run `cargo xtask test`");
+    thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        test()
+    })
+    .join()
+    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `ip` in this thread's namespace.
+pub fn ip(args: &str) -> Result<()> {
+    let out = Command::new("ip").args(args.split_whitespace()).output().context("ip")?;
+    ensure!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
+    Ok(())
+}
+
+/// Loads the object and all its TC programs, with small maps.
+pub fn load() -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for name in [map::FLOW_NEW4, map::FLOW_EST4, map::FWD_NEW4, map::FWD_EST4, map::MASQ_RET4, map::MASQ_OUT4]
+    {
+        loader.map_max_entries(name, 4096);
+    }
+    let mut ebpf = loader.load(&object::bytes()?)?;
+    for name in [program::NODE_IN_L2, program::NODE_IN_L3, program::VETH_IN] {
+        classifier(&mut ebpf, name)?.load()?;
+    }
+    Ok(ebpf)
+}
+
+pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+fn container(id: u32) -> (V4, u32) {
+    ([10, 64, 0, 10 + id as u8], 100 + id)
+}
+
+fn backend_ref(id: u32) -> BackendRef {
+    BackendRef { id, generation: 1 }
+}
+
+/// The node of the model, with containers 1 to 3.
+fn node() -> Model {
+    let mut node = Model::new(4096, 4096);
+    node.locals = vec![NODE, LAN];
+    for id in 1..=3 {
+        let (address, ifindex) = container(id);
+        node.backends
+            .insert(id, Backend { generation: 1, ifindex, address, state: BACKEND_UP, ..Backend::default() });
+        node.endpoints.insert(address, backend_ref(id));
+        node.links.insert(ifindex, backend_ref(id));
+    }
+    node.routes.push(([0; 4], 0, Route { ifindex: UPLINK, source: NODE, flags: 0, mtu: 1500 }));
+    node.routes.push(([10, 64, 0, 0], 16, Route { flags: ROUTE_DROP, ..Route::default() }));
+    // One port, so that both choose the same.
+    node.config.masquerade_last = node.config.masquerade_first;
+    for (address, port, backends) in [([0; 4], 8080, &[1, 2, 3][..]), (LAN, 8081, &[1]), ([0; 4], 8082, &[1])]
+    {
+        let refs: Vec<_> = backends.iter().map(|id| backend_ref(*id)).collect();
+        let mut service = Service { id: u32::from(port), target: 80, ..Service::default() };
+        if let [one] = refs[..] {
+            service.single = one;
+        } else {
+            service.table_size = maglev::table_size(refs.len());
+            service.table = node.maglev.len() as u32;
+            node.maglev.extend(maglev::build(&refs, service.table_size));
+        }
+        node.services.insert(ServiceKey { address, port, protocol: TCP, pad: 0 }, service);
+    }
+    node
+}
+
+/// A node twice: in memory and in the kernel.
+struct Twins {
+    model: Model,
+    ebpf: Ebpf,
+}
+
+impl Twins {
+    /// In this thread's namespace, which gets the devices.
+    fn new() -> Result<Self> {
+        for index in [UPLINK, 101, 102, 103] {
+            ip(&format!(
+                "link add d{index} index {index} address {MAC} type veth peer name p{index} index {}",
+                index + 1000
+            ))?;
+        }
+        let mut twins = Self { model: node(), ebpf: load()? };
+        twins.mirror()?;
+        Ok(twins)
+    }
+
+    /// Writes the model's description of the node into the maps.
+    fn mirror(&mut self) -> Result<()> {
+        let (model, ebpf) = (&self.model, &mut self.ebpf);
+        fn table<'a, K: aya::Pod, V: aya::Pod>(
+            ebpf: &'a mut Ebpf,
+            name: &str,
+        ) -> Result<Hash<&'a mut aya::maps::MapData, K, V>> {
+            Ok(Hash::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+        }
+        fn array<'a, V: aya::Pod>(
+            ebpf: &'a mut Ebpf,
+            name: &str,
+        ) -> Result<Array<&'a mut aya::maps::MapData, V>> {
+            Ok(Array::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+        }
+        array(ebpf, map::CONFIG)?.set(0, model.config, 0)?;
+        let mut services = table::<ServiceKey<V4>, Service>(ebpf, map::SVC4)?;
+        model.services.iter().try_for_each(|(k, v)| services.insert(k, v, 0))?;
+        let mut backends = array::<Backend>(ebpf, map::BACKEND)?;
+        model.backends.iter().try_for_each(|(k, v)| backends.set(*k, v, 0))?;
+        let mut rows = array::<BackendRef>(ebpf, map::MAGLEV)?;
+        model.maglev.iter().enumerate().try_for_each(|(k, v)| rows.set(k as u32, v, 0))?;
+        let mut endpoints = table::<V4, BackendRef>(ebpf, map::EP4)?;
+        model.endpoints.iter().try_for_each(|(k, v)| endpoints.insert(k, v, 0))?;
+        let mut links = table::<u32, BackendRef>(ebpf, map::LINK)?;
+        model.links.iter().try_for_each(|(k, v)| links.insert(k, v, 0))?;
+        let mut locals = table::<V4, Local>(ebpf, map::LOCAL4)?;
+        model.locals.iter().try_for_each(|k| locals.insert(k, Local { ifindex: UPLINK }, 0))?;
+        let routes = ebpf.map_mut(map::ROUTE4).context("no map ROUTE4")?;
+        let mut routes = lpm_trie::LpmTrie::<_, V4, Route>::try_from(routes)?;
+        for (net, len, value) in &model.routes {
+            routes.insert(&lpm_trie::Key::new(*len, *net), value, 0)?;
+        }
+        Ok(())
+    }
+
+    /// One packet through both. Checks that verdict, bytes and checksums agree, and returns them.
+    fn pass(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
+        let (returned, out) = run(&mut self.ebpf, name, ifindex, packet)?;
+        let mut expected = packet.to_vec();
+        let verdict = match name {
+            program::VETH_IN => self.model.veth_in(&mut expected, ifindex),
+            _ => self.model.node_in(&mut expected, ifindex),
+        };
+        let action = match verdict.action {
+            Action::Pass => -1,
+            Action::Drop => 2,
+            Action::Container | Action::Device => 7,
+        };
+        ensure!(returned == action, "{name}: the kernel says {returned}, the model {verdict:?}");
+        ensure!(out == expected, "{name}: {verdict:?}\nkernel {out:02x?}\nmodel  {expected:02x?}");
+        if action == 7 {
+            ensure!(read(&out)? == verdict.to, "{name}: {verdict:?}");
+        } else {
+            ensure!(out == packet, "{name}: what is not sent on is not touched");
+        }
+        Ok((verdict, out))
+    }
+
+    fn enter(&mut self, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
+        let (verdict, out) = self.pass(program::NODE_IN_L2, UPLINK, &make(t, protocol, flags, b"payload"))?;
+        Ok((verdict, read(&out)?))
+    }
+
+    fn leave(&mut self, id: u32, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
+        let (verdict, out) =
+            self.pass(program::VETH_IN, container(id).1, &make(t, protocol, flags, b"payload"))?;
+        Ok((verdict, read(&out)?))
+    }
+
+    /// Checks that both have the same records (times apart).
+    fn same_records(&mut self) -> Result<()> {
+        fn rows<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod>(
+            ebpf: &Ebpf,
+            name: &str,
+        ) -> Result<HashMap<K, V>> {
+            let table = Hash::<_, K, V>::try_from(ebpf.map(name).context("map")?)?;
+            Ok(table.iter().collect::<Result<_, _>>()?)
+        }
+        let timeless = |mut f: Flow<V4>| {
+            f.last_seen = 0;
+            f
+        };
+        for (name, table) in [(map::FLOW_NEW4, &self.model.flow_new), (map::FLOW_EST4, &self.model.flow_est)]
+        {
+            let kernel: HashMap<FlowKey<V4>, _> =
+                rows(&self.ebpf, name)?.into_iter().map(|(k, v)| (k, timeless(v))).collect();
+            let model = table.rows().into_iter().map(|(k, v)| (k, timeless(v))).collect();
+            ensure!(kernel == model, "{name}: kernel {kernel:?}\nmodel {model:?}");
+        }
+        for (name, table) in [(map::FWD_NEW4, &self.model.fwd_new), (map::FWD_EST4, &self.model.fwd_est)] {
+            let kernel: HashMap<ForwardKey<V4>, Forward> = rows(&self.ebpf, name)?;
+            let model = table.rows().into_iter().collect();
+            ensure!(kernel == model, "{name}: kernel {kernel:?}\nmodel {model:?}");
+        }
+        let timeless = |mut r: Return<V4>| {
+            r.last_seen = 0;
+            r
+        };
+        let kernel: HashMap<ReturnKey<V4>, _> =
+            rows(&self.ebpf, map::MASQ_RET4)?.into_iter().map(|(k, v)| (k, timeless(v))).collect();
+        let model = self.model.masq_ret.rows().into_iter().map(|(k, v)| (k, timeless(v))).collect();
+        ensure!(kernel == model, "MASQ_RET4: kernel {kernel:?}\nmodel {model:?}");
+        Ok(())
+    }
+}
+
+/// One packet through a program in the kernel: what it returned, and the packet after it.
+fn run(ebpf: &mut Ebpf, name: &str, ifindex: u32, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
+    // struct __sk_buff: ifindex is at byte 40.
+    let mut context = [0u8; 192];
+    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut out = vec![0; packet.len() + 64];
+    let options = TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    };
+    let result = classifier(ebpf, name)?.test_run(options)?;
+    out.truncate(result.data_size_out as usize);
+    Ok((result.return_value as i32, out))
+}
+
+fn tuple(source: V4, source_port: u16, destination: V4, destination_port: u16) -> Tuple<V4> {
+    Tuple { source, destination, source_port, destination_port }
+}
+
+fn reversed(t: Tuple<V4>) -> Tuple<V4> {
+    tuple(t.destination, t.destination_port, t.source, t.source_port)
+}
+
+fn make(t: Tuple<V4>, protocol: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(t.source, t.destination, 64);
+    let mut out = Vec::new();
+    let made = match protocol {
+        TCP => {
+            let mut header = etherparse::TcpHeader::new(t.source_port, t.destination_port, 1, 4096);
+            header.fin = flags & FIN != 0;
+            header.syn = flags & SYN != 0;
+            header.rst = flags & RST != 0;
+            header.ack = flags & ACK != 0;
+            builder.tcp_header(header).write(&mut out, payload)
+        }
+        UDP => builder.udp(t.source_port, t.destination_port).write(&mut out, payload),
+        ICMP if t.destination_port == 0 => {
+            builder.icmpv4_echo_request(t.source_port, 1).write(&mut out, payload)
+        }
+        _ => builder.icmpv4_echo_reply(t.destination_port, 1).write(&mut out, payload),
+    };
+    made.expect("written to memory");
+    out
+}
+
+/// What etherparse reads, after it has checked the checksums.
+fn read(bytes: &[u8]) -> Result<Tuple<V4>> {
+    let packet = SlicedPacket::from_ethernet(bytes)?;
+    let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else { anyhow::bail!("not IPv4") };
+    let header = ip.header().to_header();
+    ensure!(header.header_checksum == header.calc_header_checksum(), "IP header checksum");
+    let (source_port, destination_port) = match packet.transport.context("no transport header")? {
+        TransportSlice::Tcp(tcp) => {
+            ensure!(
+                tcp.checksum() == tcp.to_header().calc_checksum_ipv4(&header, tcp.payload())?,
+                "TCP checksum"
+            );
+            (tcp.source_port(), tcp.destination_port())
+        }
+        TransportSlice::Udp(udp) => {
+            ensure!(
+                udp.checksum() == udp.to_header().calc_checksum_ipv4(&header, udp.payload())?,
+                "UDP checksum"
+            );
+            (udp.source_port(), udp.destination_port())
+        }
+        TransportSlice::Icmpv4(icmp) => {
+            ensure!(icmp.checksum() == icmp.icmp_type().calc_checksum(icmp.payload()), "ICMP checksum");
+            match icmp.icmp_type() {
+                etherparse::Icmpv4Type::EchoRequest(echo) => (echo.id, 0),
+                etherparse::Icmpv4Type::EchoReply(echo) => (0, echo.id),
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
+        other => anyhow::bail!("{other:?}"),
+    };
+    Ok(tuple(header.source, source_port, header.destination, destination_port))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_life_of_a_connection() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        for port in 40_000..40_020 {
+            let t = tuple(CLIENT, port, NODE, 8080);
+            let (verdict, inside) = twins.enter(t, TCP, SYN)?;
+            ensure!(verdict.action == Action::Container && inside.source == CLIENT);
+            let id = verdict.ifindex - 100;
+            twins.same_records()?;
+            let (_, outside) = twins.leave(id, reversed(inside), TCP, SYN | ACK)?;
+            ensure!(outside == reversed(t));
+            twins.enter(t, TCP, ACK)?;
+            twins.same_records()?;
+            twins.leave(id, reversed(inside), TCP, FIN | ACK)?;
+            twins.enter(t, TCP, FIN | ACK)?;
+            twins.same_records()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn every_kind_of_packet_is_decided_as_in_the_model() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        let one = container(1).0;
+        // From outside.
+        for t in [
+            tuple(CLIENT, 5, NODE, 22),
+            tuple(CLIENT, 5, NODE, 8081),
+            tuple(CLIENT, 5, LAN, 8081),
+            tuple(CLIENT, 5, [203, 0, 113, 200], 8080),
+            tuple(NODE, 5, LAN, 8080),
+            tuple(CLIENT, 5, NODE, 61_000),
+        ] {
+            for flags in 0..32 {
+                twins.enter(t, TCP, flags)?;
+            }
+            twins.enter(t, UDP, 0)?;
+        }
+        twins.enter(tuple(CLIENT, 77, NODE, 0), ICMP, 0)?;
+        // From a container: out, to the node, to a neighbour, to itself, and what it may not do.
+        for t in [
+            tuple(one, 5, REMOTE, 443),
+            tuple(one, 6, NODE, 22),
+            tuple(one, 6, NODE, 8080),
+            tuple(one, 8, NODE, 8082),
+            tuple(one, 7, container(2).0, 80),
+            tuple(one, 7, [10, 64, 9, 9], 80),
+            tuple(one, 7, [224, 0, 0, 251], 5353),
+            tuple(one, 7, [255; 4], 67),
+            tuple(container(2).0, 7, REMOTE, 80),
+        ] {
+            for flags in [SYN, ACK, SYN | ACK, RST, FIN | ACK, 0] {
+                twins.leave(1, t, TCP, flags)?;
+            }
+            twins.leave(1, t, UDP, 0)?;
+            twins.leave(1, tuple(t.source, 9, t.destination, 0), ICMP, 0)?;
+            twins.leave(1, tuple(t.source, 0, t.destination, 9), ICMP, 0)?;
+        }
+        twins.same_records()?;
+        // The hairpin's reply.
+        let (_, inside) = twins.leave(1, tuple(one, 99, NODE, 8082), TCP, SYN)?;
+        ensure!(inside == tuple(twins.model.config.hairpin, 99, one, 80), "{inside:?}");
+        let (_, back) = twins.leave(1, reversed(inside), TCP, SYN | ACK)?;
+        ensure!(back == tuple(NODE, 8082, one, 99));
+        // Answers to what was masqueraded.
+        for protocol in [TCP, UDP] {
+            let (verdict, inside) = twins.enter(tuple(REMOTE, 443, NODE, 61_000), protocol, SYN | ACK)?;
+            ensure!(
+                verdict.action == Action::Container && inside == tuple(REMOTE, 443, one, 5),
+                "{inside:?}"
+            );
+        }
+        twins.same_records()
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn backend_states_are_obeyed_by_the_next_packet() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        let t = tuple(CLIENT, 1000, NODE, 8082);
+        let (_, inside) = twins.enter(t, TCP, SYN)?;
+        twins.leave(1, reversed(inside), TCP, SYN | ACK)?;
+        twins.enter(t, TCP, ACK)?;
+        for state in [BACKEND_DRAINING, warren_ebpf::abi::BACKEND_CLOSED, BACKEND_UP] {
+            twins.model.backends.get_mut(&1).context("row")?.state = state;
+            let row = twins.model.backends[&1];
+            Array::<_, Backend>::try_from(twins.ebpf.map_mut(map::BACKEND).context("map")?)?
+                .set(1, row, 0)?;
+            twins.enter(t, TCP, ACK)?;
+            for port in 2000..2050 {
+                twins.enter(tuple(CLIENT, port + u16::from(state) * 100, NODE, 8080), TCP, SYN)?;
+            }
+            twins.same_records()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn colliding_connections_get_ports_of_their_own() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        let mut kernel = |t: Tuple<V4>, flags| -> Result<Tuple<V4>> {
+            let (returned, out) =
+                run(&mut twins.ebpf, program::NODE_IN_L2, UPLINK, &make(t, TCP, flags, b""))?;
+            ensure!(returned == 7, "{t:?}: {returned}");
+            read(&out)
+        };
+        let mut seen = HashMap::new();
+        for port in 3000..3200 {
+            for published in [(NODE, 8082), (LAN, 8082), (LAN, 8081)] {
+                let t = tuple(CLIENT, port, published.0, published.1);
+                let inside = kernel(t, SYN)?;
+                ensure!(inside.source == CLIENT, "the address is kept");
+                ensure!(seen.insert(inside, t).is_none(), "two connections share {inside:?}");
+            }
+        }
+        for (inside, t) in seen {
+            let reply = make(reversed(inside), TCP, SYN | ACK, b"");
+            let (returned, out) = run(&mut twins.ebpf, program::VETH_IN, container(1).1, &reply)?;
+            ensure!(returned == 7 && read(&out)? == reversed(t), "{inside:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn odd_packets_pass_or_are_counted() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        let (inbound, outbound) = (tuple(CLIENT, 9, NODE, 8080), tuple(container(1).0, 9, REMOTE, 80));
+        let base = |t| make(t, TCP, SYN, &[7; 30]);
+        let mut cases: Vec<Box<dyn Fn(&mut Vec<u8>)>> = vec![
+            Box::new(|b| b[20] = 0x20), // first fragment
+            Box::new(|b| b[21] = 3),    // later fragment
+            Box::new(|b| b[14] = 0x44), // header length 16
+            Box::new(|b| b[14] = 0x4f), // header length 60: into the segment
+            Box::new(|b| b[14] = 0x65), // version 6
+            Box::new(|b| b[16] = 0xff), // longer than it is
+            Box::new(|b| b[17] = 25),   // shorter than a TCP header
+            Box::new(|b| b[46] = 0xf0), // TCP header longer than the segment
+            Box::new(|b| b[46] = 0x10), // TCP header shorter than one
+            Box::new(|b| b[23] = 47),   // GRE
+            Box::new(|b| b[23] = 132),  // SCTP
+        ];
+        for length in [15usize, 20, 33, 34, 40, 47, 53, 54] {
+            cases.push(Box::new(move |b| b.truncate(length)));
+        }
+        for (n, break_it) in cases.iter().enumerate() {
+            let mut packet = base(inbound);
+            break_it(&mut packet);
+            let case =
+                twins.pass(program::NODE_IN_L2, UPLINK, &packet).with_context(|| format!("case {n}"))?;
+            ensure!(case.0 == Verdict::PASS, "case {n}: {case:?}");
+            let mut packet = base(outbound);
+            break_it(&mut packet);
+            let case =
+                twins.pass(program::VETH_IN, container(1).1, &packet).with_context(|| format!("case {n}"))?;
+            ensure!(case.0.action == Action::Drop, "case {n}: {case:?}");
+        }
+        // Options are skipped, not refused: header of 24 bytes.
+        let mut packet = base(inbound);
+        packet.splice(34..34, [1; 4]);
+        packet[14] = 0x46;
+        packet[17] += 4;
+        packet[24..26].fill(0);
+        let check = !warren_ebpf::packet::sum(&packet[14..38]);
+        packet[24..26].copy_from_slice(&check.to_be_bytes());
+        let (verdict, _) = twins.pass(program::NODE_IN_L2, UPLINK, &packet)?;
+        ensure!(verdict.action == Action::Container, "{verdict:?}");
+        // Not IP at all.
+        for (ethertype, from_container) in [(0x0806u16, -1), (0x86dd, 2), (0x88cc, 2)] {
+            let mut packet = base(outbound);
+            packet[12..14].copy_from_slice(&ethertype.to_be_bytes());
+            ensure!(run(&mut twins.ebpf, program::NODE_IN_L2, UPLINK, &packet)? == (-1, packet.clone()));
+            ensure!(run(&mut twins.ebpf, program::VETH_IN, container(1).1, &packet)?.0 == from_container);
+        }
+        // Other hosts' packets, seen on a bridge port.
+        let mut packet = base(inbound);
+        packet[0] = 6;
+        ensure!(run(&mut twins.ebpf, program::NODE_IN_L2, UPLINK, &packet)? == (-1, packet.clone()));
+        let drops = PerCpuArray::<_, DropCounter>::try_from(twins.ebpf.map(map::DROPS).context("map")?)?;
+        for (reason, at_least) in [
+            (Reason::Malformed, 10),
+            (Reason::Fragment, 2),
+            (Reason::Protocol, 2),
+            (Reason::NotMasqueraded, 2),
+        ] {
+            let count: u64 = drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum();
+            ensure!(count >= at_least, "{}: {count}", reason.name());
+        }
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_happens_before_the_agent_has_configured_it() -> Result<()> {
+    alone(|| {
+        let mut ebpf = load()?;
+        let packet = make(tuple(container(1).0, 5, NODE, 8080), TCP, SYN, b"");
+        for name in [program::NODE_IN_L2, program::NODE_IN_L3, program::VETH_IN] {
+            ensure!(run(&mut ebpf, name, 1, &packet)? == (-1, packet.clone()), "{name}");
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,271 @@
+//! A published port leads into a container, from wherever it is asked, and the container out.
+
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use warren_tests::{
+    eventually,
+    image::{self, Image},
+    leaks, process,
+    scenario::{OneNode, field},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+#[ignore = "needs root"]
+fn another_host_reaches_every_replica_and_is_seen_as_itself() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["--replicas", "3", "-p", "8080:80"], &[])?;
+    let mut seen = BTreeSet::new();
+    for _ in 0..60 {
+        let answer = site.ask(8080, "/")?;
+        let client = field(&answer, "client")?;
+        ensure!(client.starts_with(&format!("{}:", site.client.v4)), "the container saw {client}");
+        seen.insert(field(&answer, "host")?.to_owned());
+    }
+    ensure!(seen.len() == 3, "60 connections reached {seen:?} of 3 replicas");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_node_itself_reaches_it_on_loopback_and_on_its_own_addresses() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["--replicas", "2", "-p", "8080:80"], &[])?;
+    for host in ["127.0.0.1".to_owned(), site.node.host.v4.to_string()] {
+        for _ in 0..10 {
+            let answer = site.node.host.curl(&format!("http://{host}:8080/"))?;
+            ensure!(answer.contains("path=/"), "{host}: {answer}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_port_published_on_one_address_answers_only_there() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("inside", &["-p", "127.0.0.1:8081:80"], &[])?;
+    site.create("outside", &["-p", &format!("{}:8082:80", site.node.host.v4)], &[])?;
+    site.node.host.curl("http://127.0.0.1:8081/")?;
+    site.ask(8082, "/")?;
+    let refused = site.ask(8081, "/").err().context("a loopback port answered another host")?;
+    ensure!(refused.to_string().contains("(7)"), "should be refused at once: {refused:#}");
+    ensure!(site.node.host.curl("http://127.0.0.1:8082/").is_err(), "a port of eth0 answered on loopback");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn containers_reach_the_outside_as_their_node() -> Result<()> {
+    let mut site = OneNode::new()?;
+    let server = site.cluster.host("server")?;
+    let mut helpers = Vec::new();
+    for (command, port) in [("http", "80"), ("udp-echo", "7")] {
+        let mut c = server.ns.command(image::testbox()?)?;
+        helpers.push(c.args([command, port]).stdin(Stdio::null()).spawn()?);
+    }
+    site.create("web", &["-p", "8080:80"], &[])?;
+    let out = |path: String| eventually("a way out", SOON, || site.ask(8080, &path));
+
+    // The server sees the node: masquerade.
+    let seen = out(format!("/tcp?to={}:80", server.v4))?;
+    ensure!(seen.trim() == site.node.host.v4.to_string(), "the server saw {seen}");
+    // A datagram comes back from where it was sent.
+    let from = out(format!("/udp?to={}:7", server.v4))?;
+    ensure!(from.trim() == format!("{}:7", server.v4), "the datagram came back from {from}");
+    out(format!("/ping?to={}", server.v4))?;
+    // Nothing of it depends on the node forwarding for everybody.
+    ensure!(site.node.host.ns.sysctl("net/ipv4/ip_forward")? == "0");
+    drop(server);
+    for mut helper in helpers {
+        helper.wait()?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn names_are_asked_of_the_hosts_upstreams() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["-p", "8080:80"], &[])?;
+    let inside = site.ask(8080, "/files?path=/etc/resolv.conf")?;
+    let servers = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|l| l.strip_prefix("nameserver ")).map(|s| s.trim().to_owned()).collect()
+    };
+    let host = std::fs::read_to_string("/etc/resolv.conf")?;
+    for s in servers(&host).iter().filter(|s| !s.starts_with("127.") && *s != "::1") {
+        ensure!(servers(&inside).contains(s), "the host asks {s}; the container: {inside}");
+    }
+    ensure!(servers(&inside).iter().all(|s| !s.starts_with("127.")), "nobody listens there: {inside}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_images_settings_reach_the_process_and_flags_replace_them() -> Result<()> {
+    let site = OneNode::new()?;
+    site.node.import(&Image {
+        env: vec!["PATH=/".into(), "COLOUR=red".into(), "SHAPE=round".into()],
+        workdir: "/home/app".into(),
+        user: "app".into(),
+        ..Image::web("settings:1")
+    })?;
+    let create = |name: &str, port: &str, flags: &[&str], args: &[&str]| {
+        let mut words = vec!["service", "create", "--image", "settings:1", "-p", port];
+        words.extend(flags);
+        words.push(name);
+        words.extend(args);
+        site.node.ok(&words)
+    };
+    // Ports below 1024 need no privilege of a user in a namespace of its own only where the kernel
+    // says so; 8000 never does.
+    create("plain", "8080:8000", &[], &["http", "8000"])?;
+    let env = site.ask(8080, "/env")?;
+    ensure!(env.contains("COLOUR=red\n") && env.contains("SHAPE=round\n"), "{env}");
+    ensure!(site.ask(8080, "/cwd")?.trim() == "/home/app");
+    let id = site.ask(8080, "/id")?;
+    ensure!(id.starts_with("uid=1000 gid=1000 "), "{id}");
+    ensure!(id.contains("29"), "the group file makes app a member of audio: {id}");
+    let name = site.ask(8080, "/hostname")?;
+    let hosts = site.ask(8080, "/files?path=/etc/hosts")?;
+    ensure!(hosts.contains(name.trim()) && hosts.contains("localhost"), "{name}: {hosts}");
+    ensure!(site.ask(8080, "/files?path=/etc/hostname")? == name);
+
+    create("flags", "8081:8000", &["--env", "COLOUR=blue", "--entrypoint", "/testbox"], &["http", "8000"])?;
+    let env = site.ask(8081, "/env")?;
+    ensure!(env.contains("COLOUR=blue\n") && env.contains("SHAPE=round\n") && !env.contains("red"), "{env}");
+    let args = site.ask(8081, "/args")?;
+    ensure!(args == "/testbox\nhttp\n8000\n", "{args}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_archive_of_docker_save_runs_too() -> Result<()> {
+    let site = OneNode::new()?;
+    let file = site.node.dir().join("docker.tar");
+    image::write_docker(&Image::web("saved:2"), &file)?;
+    let printed = site.node.ok(&["image", "import", &file.display().to_string()])?;
+    ensure!(printed.contains("saved:2"), "{printed}");
+    site.node.ok(&["service", "create", "--image", "saved:2", "-p", "8080:80", "web"])?;
+    site.ask(8080, "/")?;
+    let listed = site.node.json(&["image", "ls"])?;
+    ensure!(listed.as_array().is_some_and(|l| l.len() == 2), "{listed}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn scaling_and_removing_do_what_they_say() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["-p", "8080:80"], &[])?;
+    let first = site.node.running("web")?;
+    site.node.ok(&["service", "scale", "web=4"])?;
+    let four = site.node.running("web")?;
+    ensure!(four.len() == 4 && four.contains(&first[0]), "{first:?} became {four:?}");
+    site.node.ok(&["service", "scale", "web=1"])?;
+    let one = site.node.running("web")?;
+    ensure!(one.len() == 1 && four.contains(&one[0]), "{four:?} became {one:?}");
+    for _ in 0..20 {
+        site.ask(8080, "/")?;
+    }
+    site.node.ok(&["service", "rm", "web"])?;
+    let refused = site.ask(8080, "/").err().context("a removed service answered")?;
+    ensure!(refused.to_string().contains("(7)"), "should be refused at once: {refused:#}");
+    ensure!(process::one(one[0].1 as i32).is_none(), "the container of a removed service runs");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_container_that_dies_is_replaced_and_one_that_always_dies_ever_more_slowly() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["--replicas", "2", "-p", "8080:80"], &[])?;
+    let before = site.node.running("web")?;
+    process::end(&[before[0].1 as i32]);
+    let after = eventually("two replicas again", SOON, || {
+        let now = site.node.running("web")?;
+        if now.len() == 2 && now != before { Ok(now) } else { bail!("{now:?}") }
+    })?;
+    ensure!(after.contains(&before[1]), "the other replica was touched: {before:?}, {after:?}");
+    ensure!(before[0].0 != after[0].0 && before[0].0 != after[1].0, "a task ran twice");
+
+    let ended =
+        site.node.cli(&["service", "create", "--image", "web:1", "--timeout", "8s", "bad", "exit", "3"])?;
+    ensure!(!ended.good(), "a service that cannot run was a success: {}", ended.stdout);
+    let tasks = site.node.json(&["service", "ps", "bad"])?;
+    let tasks = tasks.as_array().context("an array")?;
+    ensure!(tasks.iter().any(|t| t["message"].as_str().is_some_and(|m| m.contains('3'))), "{tasks:?}");
+    // 8 s with delays of 1, 2, 4 s: 4 tries, not dozens.
+    ensure!((2..=6).contains(&tasks.len()), "{} tries in 8 s", tasks.len());
+    site.node.ok(&["service", "rm", "bad"])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_container_that_ignores_sigterm_is_killed() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("deaf", &[], &["ignore-term"])?;
+    let pid = site.node.running("deaf")?[0].1 as i32;
+    let start = std::time::Instant::now();
+    site.node.ok(&["service", "rm", "deaf"])?;
+    let took = start.elapsed().as_secs();
+    ensure!((9..=20).contains(&took), "ten seconds of grace took {took} s");
+    ensure!(process::one(pid).is_none(), "it runs still");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_network_shows_itself_in_the_cli_and_in_bpftool() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["--replicas", "2", "-p", "8080:80"], &[])?;
+    site.ask(8080, "/")?;
+    let ports = site.node.ok(&["net", "ls"])?;
+    ensure!(ports.contains("8080"), "{ports}");
+    let flows = site.node.ok(&["net", "flows"])?;
+    ensure!(flows.contains(&site.client.v4.to_string()), "{flows}");
+    site.node.ok(&["net", "check"])?;
+
+    // Maps read like tables: named keys and values.
+    let maps = leaks::pinned_maps(&site.node.id()?)?;
+    ensure!(!maps.is_empty(), "no map is pinned for this node");
+    let mut named = 0;
+    for (name, pin) in maps {
+        let pin = pin.display().to_string();
+        let text = site.node.host.ns.run("bpftool", &["-j", "map", "dump", "pinned", &pin]);
+        let Ok(text) = text else { continue };
+        let entries: serde_json::Value = serde_json::from_str(&text)?;
+        for entry in entries.as_array().into_iter().flatten() {
+            ensure!(entry["formatted"].is_object(), "map {name} has no BTF: {entry}");
+            named += usize::from(entry["formatted"]["value"].is_object());
+        }
+    }
+    ensure!(named > 0, "no map shows a structure with named fields");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn lists_print_ids_and_json() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["--replicas", "2", "-p", "8080:80"], &[])?;
+    let services = site.node.json(&["service", "ls"])?;
+    ensure!(
+        services[0]["name"] == "web" && services[0]["replicas"] == 2 && services[0]["running"] == 2,
+        "{services}"
+    );
+    let id = site.node.ok(&["service", "ls", "-q"])?;
+    ensure!(services[0]["id"] == id.trim(), "{id}");
+    let tasks = site.node.ok(&["service", "ps", "web", "-q"])?;
+    ensure!(tasks.lines().count() == 2, "{tasks}");
+    let one = site.node.json(&["service", "inspect", "web"])?;
+    ensure!(one.is_object(), "{one}");
+    for list in [["node", "ls"], ["image", "ls"], ["net", "ls"], ["net", "flows"]] {
+        ensure!(site.node.json(&list)?.is_array(), "{list:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! The binary is replaced under running services.
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use warren_tests::{eventually, load::Load, node::warren, scenario::OneNode};
+
+/// Stops the agent, puts another binary in its place, starts it, under load.
+fn replace(binary: &std::path::Path) -> Result<()> {
+    let mut site = OneNode::new()?;
+    site.create("web", &["--replicas", "3", "-p", "8080:80"], &[])?;
+    site.create("echo", &["-p", "7000:7"], &["tcp-echo"])?;
+    let before = (site.node.running("web")?, site.node.running("echo")?);
+    let to = |port: u16| format!("{}:{port}", site.node.host.v4);
+    let connections = Load::connections(&site.client, &to(8080), 500, 20)?;
+    let stream = Load::stream(&site.client, &to(7000), 200, 20)?;
+    thread::sleep(Duration::from_secs(1));
+
+    site.node.stop_agent()?;
+    site.node.set_binary(binary.to_owned());
+    site.node.start_agent()?;
+    eventually("the same containers", Duration::from_secs(10), || {
+        let now = (site.node.running("web")?, site.node.running("echo")?);
+        if now == before { Ok(()) } else { bail!("{before:?} became {now:?}") }
+    })?;
+    // It is in charge: what is made now works.
+    site.create("after", &["-p", "8082:80"], &[])?;
+    site.ask(8082, "/")?;
+
+    let (connections, stream) = (connections.finish()?, stream.finish()?);
+    ensure!(connections["failed"] == 0, "new connections: {connections}");
+    ensure!(stream["error"] == "" && stream["received"] == stream["sent"], "the stream: {stream}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_same_version_rebuilt_takes_over() -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("wtx-").tempdir()?;
+    let copy = dir.path().join("warren");
+    fs::copy(warren()?, &copy)?;
+    replace(&copy)
+}

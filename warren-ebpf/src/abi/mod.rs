@@ -1,0 +1,260 @@
+//! The maps: names, capacities, keys and values. Shared by the programs and the agent, compared
+//! through [`ABI_HASH`].
+//!
+//! Addresses are octets, ports are numbers in host order: `bpftool map dump` reads like a table.
+//! Every struct is padded explicitly; pads are zero (they take part in keys). `A` is `[u8; 4]` or
+//! `[u8; 16]`: what ends in 4 today gets its twin for IPv6 from the same structs.
+//!
+//! | map | type | key → value | who writes |
+//! |---|---|---|---|
+//! | `CONFIG` | array, 1 | 0 → [`Config`] | agent |
+//! | `SCHEMA` | array, 1 | 0 → [`Schema`] | agent, once |
+//! | `SVC4` | hash | [`ServiceKey`] → [`Service`] | agent |
+//! | `BACKEND` | array | backend id → [`Backend`] | agent |
+//! | `MAGLEV` | array | row → [`BackendRef`] | agent |
+//! | `EP4` | hash | container address → [`BackendRef`] | agent |
+//! | `LINK` | hash | ifindex of a container's host veth → [`BackendRef`] | agent |
+//! | `LOCAL4` | hash | address of the node → [`Local`] | agent |
+//! | `ROUTE4` | LPM trie | prefix → [`Route`] | agent |
+//! | `FLOW_NEW4`, `FLOW_EST4` | LRU hash | [`FlowKey`] → [`Flow`] | programs |
+//! | `FWD_NEW4`, `FWD_EST4` | LRU hash | [`ForwardKey`] → [`Forward`] | programs |
+//! | `MASQ_RET4` | LRU hash | [`ReturnKey`] → [`Return`] | programs |
+//! | `MASQ_OUT4` | LRU hash | [`EgressKey`] → [`Egress`] | programs |
+//! | `SOCK4` | LRU hash | socket cookie (u64) → [`SocketPeer`] | programs |
+//! | `DROPS` | per-CPU array | [`Reason`] → [`DropCounter`] | programs |
+//! | `EVENTS` | ring buffer | [`Event`] | programs |
+
+mod config;
+mod flow;
+mod layout;
+mod masquerade;
+mod node;
+mod report;
+mod service;
+
+pub use config::*;
+pub use flow::*;
+pub use layout::{Layout, SEED, mix, mix_bytes};
+pub use masquerade::*;
+pub use node::*;
+pub use report::*;
+pub use service::*;
+
+/// An address of one family, as octets.
+pub trait Address: Copy + Eq + Default + core::fmt::Debug + core::hash::Hash + 'static {
+    /// Folds the address into one word.
+    fn fold(&self) -> u32;
+
+    /// A backend's address of this family.
+    fn of(backend: &Backend) -> Self;
+
+    /// [`Config::hairpin`] of this family.
+    fn hairpin(config: &Config) -> Self;
+}
+
+impl Address for [u8; 4] {
+    #[inline(always)]
+    fn fold(&self) -> u32 {
+        u32::from_le_bytes(*self)
+    }
+
+    #[inline(always)]
+    fn of(backend: &Backend) -> Self {
+        backend.address
+    }
+
+    #[inline(always)]
+    fn hairpin(config: &Config) -> Self {
+        config.hairpin
+    }
+}
+
+impl Address for [u8; 16] {
+    #[inline(always)]
+    fn fold(&self) -> u32 {
+        let mut word = 0u32;
+        let mut i = 0;
+        while i < 4 {
+            let part = [self[4 * i], self[4 * i + 1], self[4 * i + 2], self[4 * i + 3]];
+            word = word.rotate_left(7) ^ u32::from_le_bytes(part);
+            i += 1;
+        }
+        word
+    }
+
+    #[inline(always)]
+    fn of(backend: &Backend) -> Self {
+        backend.address6
+    }
+
+    #[inline(always)]
+    fn hairpin(config: &Config) -> Self {
+        // The IPv4 one under fe80::/64, until the configuration has a place for its twin.
+        let [a, b, c, d] = config.hairpin;
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+    }
+}
+
+/// Version of the pin directory (`v<this>`): raised when old and new programs cannot live on the
+/// same maps although the layout is the same.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// First port used for masquerading; above the kernel's ephemeral range (32768–60999).
+pub const MASQUERADE_FIRST: u16 = 61_000;
+/// Last port used for masquerading.
+pub const MASQUERADE_LAST: u16 = 65_535;
+
+/// Programs, by the name they have in the object.
+pub mod program {
+    /// Ingress of a device with Ethernet headers that is not ours.
+    pub const NODE_IN_L2: &str = "node_in_l2";
+    /// Ingress of a device without link headers (tun, wireguard, wwan).
+    pub const NODE_IN_L3: &str = "node_in_l3";
+    /// Ingress of the node's end of a container's veth.
+    pub const VETH_IN: &str = "veth_in";
+    /// cgroup, connect4.
+    pub const SOCK_CONNECT4: &str = "sock_connect4";
+    /// cgroup, getpeername4.
+    pub const SOCK_GETPEER4: &str = "sock_getpeer4";
+}
+
+/// Maps, by name: at most 15 characters, the kernel cuts longer ones.
+pub mod map {
+    /// [`Config`](super::Config).
+    pub const CONFIG: &str = "CONFIG";
+    /// [`Schema`](super::Schema).
+    pub const SCHEMA: &str = "SCHEMA";
+    /// Published ports.
+    pub const SVC4: &str = "SVC4";
+    /// Backends by id.
+    pub const BACKEND: &str = "BACKEND";
+    /// Rows of all Maglev tables.
+    pub const MAGLEV: &str = "MAGLEV";
+    /// Containers by address.
+    pub const EP4: &str = "EP4";
+    /// Containers by device.
+    pub const LINK: &str = "LINK";
+    /// The node's addresses.
+    pub const LOCAL4: &str = "LOCAL4";
+    /// The node's routes.
+    pub const ROUTE4: &str = "ROUTE4";
+    /// Half-open flows.
+    pub const FLOW_NEW4: &str = "FLOW_NEW4";
+    /// Established flows.
+    pub const FLOW_EST4: &str = "FLOW_EST4";
+    /// Forward records of half-open flows.
+    pub const FWD_NEW4: &str = "FWD_NEW4";
+    /// Forward records of established flows.
+    pub const FWD_EST4: &str = "FWD_EST4";
+    /// Masquerading, by what the answer shows.
+    pub const MASQ_RET4: &str = "MASQ_RET4";
+    /// Masquerading, by what the container sends.
+    pub const MASQ_OUT4: &str = "MASQ_OUT4";
+    /// Rewritten sockets of the node's processes.
+    pub const SOCK4: &str = "SOCK4";
+    /// Drop counters.
+    pub const DROPS: &str = "DROPS";
+    /// Events.
+    pub const EVENTS: &str = "EVENTS";
+
+    /// Every map.
+    pub const ALL: [&str; 18] = [
+        CONFIG, SCHEMA, SVC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4, FWD_NEW4,
+        FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, DROPS, EVENTS,
+    ];
+}
+
+/// Capacities in the object. The agent may set others when it makes the maps (they are no part of
+/// [`ABI_HASH`]); `BACKEND` must keep its.
+pub mod capacity {
+    /// `SVC4`.
+    pub const SERVICES: usize = 16_384;
+    /// `BACKEND`: every backend id.
+    pub const BACKENDS: usize = 65_536;
+    /// `MAGLEV`.
+    pub const MAGLEV_ROWS: usize = 131_072;
+    /// `EP4`, `LINK`.
+    pub const CONTAINERS: usize = 4_096;
+    /// `LOCAL4`.
+    pub const LOCALS: usize = 1_024;
+    /// `ROUTE4`.
+    pub const ROUTES: usize = 16_384;
+    /// `FLOW_NEW4`, `FWD_NEW4`. Kernel LRUs hand out free rows in batches per CPU: not below 16384.
+    pub const HALF_OPEN: usize = 16_384;
+    /// `FLOW_EST4`, `FWD_EST4`.
+    pub const ESTABLISHED: usize = 65_536;
+    /// `MASQ_RET4`, `MASQ_OUT4`.
+    pub const MASQUERADE: usize = 65_536;
+    /// `SOCK4`.
+    pub const SOCKETS: usize = 16_384;
+    /// `DROPS`: with room for reasons to come.
+    pub const REASONS: usize = 64;
+    /// `EVENTS`, in bytes.
+    pub const EVENT_BYTES: usize = 65_536;
+}
+
+/// Hash of everything two binaries must agree on to share maps.
+pub const ABI_HASH: u64 = {
+    let parts = [
+        Config::HASH,
+        Schema::HASH,
+        ServiceKey::<[u8; 4]>::HASH,
+        Service::HASH,
+        BackendRef::HASH,
+        Backend::HASH,
+        Local::HASH,
+        Route::HASH,
+        FlowKey::<[u8; 4]>::HASH,
+        Flow::<[u8; 4]>::HASH,
+        ForwardKey::<[u8; 4]>::HASH,
+        Forward::HASH,
+        ReturnKey::<[u8; 4]>::HASH,
+        Return::<[u8; 4]>::HASH,
+        EgressKey::<[u8; 4]>::HASH,
+        Egress::<[u8; 4]>::HASH,
+        SocketPeer::HASH,
+        DropCounter::HASH,
+        Event::HASH,
+    ];
+    let mut hash = SEED;
+    let mut i = 0;
+    while i < parts.len() {
+        hash = mix(hash, parts[i]);
+        i += 1;
+    }
+    let mut i = 0;
+    while i < map::ALL.len() {
+        assert!(map::ALL[i].len() <= 15, "the kernel cuts map names at 15 characters");
+        hash = mix_bytes(hash, map::ALL[i].as_bytes());
+        i += 1;
+    }
+    hash
+};
+
+// Sizes as the agent's arithmetic on locked memory assumes them; IPv6 twins included.
+const _: () = {
+    assert!(size_of::<Config>() == 48);
+    assert!(size_of::<Schema>() == 16);
+    assert!(size_of::<ServiceKey<[u8; 4]>>() == 8 && size_of::<ServiceKey<[u8; 16]>>() == 20);
+    assert!(size_of::<Service>() == 32);
+    assert!(size_of::<BackendRef>() == 8);
+    assert!(size_of::<Backend>() == 40);
+    assert!(size_of::<Route>() == 16);
+    assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
+    assert!(size_of::<Flow<[u8; 4]>>() == 40 && size_of::<Flow<[u8; 16]>>() == 64);
+    assert!(size_of::<ForwardKey<[u8; 4]>>() == 16 && size_of::<Forward>() == 16);
+    assert!(size_of::<ReturnKey<[u8; 4]>>() == 16 && size_of::<Return<[u8; 4]>>() == 24);
+    assert!(size_of::<EgressKey<[u8; 4]>>() == 16 && size_of::<Egress<[u8; 4]>>() == 8);
+    assert!(size_of::<SocketPeer>() == 12);
+    assert!(size_of::<Event>() == 64);
+    assert!(Reason::ALL.len() <= capacity::REASONS);
+    assert!(FlowKey::<[u8; 16]>::HASH != 0 && Flow::<[u8; 16]>::HASH != 0);
+    assert!(ReturnKey::<[u8; 16]>::HASH != 0 && EgressKey::<[u8; 16]>::HASH != 0);
+};

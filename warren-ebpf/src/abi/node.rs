@@ -1,0 +1,49 @@
+//! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); and what
+//! the socket hooks remember (`SOCK4`).
+
+use crate::layout;
+
+/// `Route::flags`: whatever matches is dropped (blackhole and unreachable routes, the cluster's
+/// pool: an address of the pool that is no container's must not leak to the uplink).
+pub const ROUTE_DROP: u32 = 1;
+/// `Route::flags`: leave the container's source address as it is.
+pub const ROUTE_PLAIN: u32 = 2;
+
+layout! {
+/// Value of `LOCAL4`, keyed by an address of the node. Loopback addresses need not be in it.
+pub struct Local {
+    /// Device that has the address.
+    pub ifindex: u32,
+}
+}
+
+layout! {
+/// Value of `ROUTE4`, a longest-prefix trie keyed by `{prefix_len, data: [u8; 4]}`. Routes to the
+/// node itself and to its containers are not in it (`LOCAL4` and `EP4` are asked first).
+pub struct Route {
+    /// Device to leave by.
+    pub ifindex: u32,
+    /// Source address for masquerading: the route's preferred source, else the device's primary
+    /// address. All zero: nothing can leave this way.
+    pub source: [u8; 4],
+    /// `ROUTE_*`.
+    pub flags: u32,
+    /// The device's MTU; 0 when unknown.
+    pub mtu: u32,
+}
+}
+
+layout! {
+/// Value of `SOCK4`, keyed by socket cookie: what the process asked for, told to it by
+/// `getpeername`.
+pub struct SocketPeer {
+    /// Address connected to by the process.
+    pub address: [u8; 4],
+    /// The port it connected to.
+    pub port: u16,
+    /// The backend's port.
+    pub backend_port: u16,
+    /// The backend's address.
+    pub backend_address: [u8; 4],
+}
+}

@@ -1,0 +1,86 @@
+//! Published ports and what is behind them: `SVC4`, `BACKEND`, `MAGLEV`, and the maps that say
+//! which container an address (`EP4`) or a device (`LINK`) belongs to.
+
+use crate::layout;
+
+/// `Backend::state`: the row belongs to nobody.
+pub const BACKEND_EMPTY: u8 = 0;
+/// `Backend::state`: takes new flows.
+pub const BACKEND_UP: u8 = 1;
+/// `Backend::state`: keeps its flows; takes new ones only while no other backend is up.
+pub const BACKEND_DRAINING: u8 = 2;
+/// `Backend::state`: attached (it may send), but behind no published port: not yet serving.
+pub const BACKEND_CLOSED: u8 = 3;
+
+layout! {
+/// Key of `SVC4` (and `SVC6`).
+pub struct ServiceKey<A> {
+    /// The address published on; all zero for every local address. The exact one is looked up
+    /// first.
+    pub address: A,
+    /// Published port.
+    pub port: u16,
+    /// 6 or 17.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+}
+
+layout! {
+/// A use of a backend row: the row and which of its tenants is meant. A reference whose generation
+/// is not the row's is dead.
+pub struct BackendRef {
+    /// Row in `BACKEND`; 0 is nobody.
+    pub id: u32,
+    /// [`Backend::generation`].
+    pub generation: u32,
+}
+}
+
+layout! {
+/// A published port. Written whole (one update is atomic for readers): to change a table, fill
+/// other rows of `MAGLEV` first, then update the service, then free the old rows.
+pub struct Service {
+    /// The service's number, for reports.
+    pub id: u32,
+    /// Counts changes, for reports.
+    pub generation: u32,
+    /// The backend, when there is one; ignored when `table_size` is not 0.
+    pub single: BackendRef,
+    /// First row of its table in `MAGLEV`.
+    pub table: u32,
+    /// Rows of its table; 0: use `single`. A prime of [`TABLE_SIZES`](crate::maglev::TABLE_SIZES).
+    pub table_size: u32,
+    /// Port the backends listen on.
+    pub target: u16,
+    /// Zero.
+    pub flags: u16,
+    /// Zero.
+    pub pad: u32,
+}
+}
+
+layout! {
+/// A row of `BACKEND`. The kernel copies a row without locking, so a reader may see half of a
+/// change: write `state` alone (with the other fields unchanged) or, to hand a row to another
+/// task, first EMPTY with the old fields, then the new fields with EMPTY, then the state.
+pub struct Backend {
+    /// Tells this tenant from earlier ones; not 0.
+    pub generation: u32,
+    /// The node's end of the container's veth.
+    pub ifindex: u32,
+    /// The node it runs on; 0 is this one.
+    pub node: u32,
+    /// Its address.
+    pub address: [u8; 4],
+    /// Its IPv6 address.
+    pub address6: [u8; 16],
+    /// MAC address of the container's end.
+    pub mac: [u8; 6],
+    /// `BACKEND_*`.
+    pub state: u8,
+    /// Zero.
+    pub flags: u8,
+}
+}

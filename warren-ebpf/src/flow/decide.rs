@@ -1,0 +1,270 @@
+//! The order in which the programs ask their questions, as functions from a packet to a
+//! [`Verdict`]. IPv4.
+
+use super::{Delivery, Present, Seen, Tables, masquerade, published, resolve};
+use crate::{
+    abi::{
+        BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ICMP, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
+        Service, ServiceKey, TCP, UDP,
+    },
+    packet::{self, Ip, Packet, Tuple},
+};
+
+/// An IPv4 address.
+pub type V4 = [u8; 4];
+
+/// What the agent told the programs about the node.
+pub trait Node: Tables<V4> {
+    /// `SVC4`.
+    fn service(&self, key: &ServiceKey<V4>) -> Option<Service>;
+    /// Whether it is in `LOCAL4`.
+    fn is_local(&self, address: &V4) -> bool;
+    /// `EP4`; all zero when it is no container's.
+    fn endpoint(&self, address: &V4) -> BackendRef;
+    /// `LINK`; all zero when it is no container's.
+    fn link(&self, ifindex: u32) -> BackendRef;
+    /// `ROUTE4`, longest prefix.
+    fn route(&self, address: &V4) -> Option<Route>;
+}
+
+/// What to do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Not ours: leave it as it is.
+    Pass,
+    /// Drop and count it.
+    Drop,
+    /// Translate it and hand it to the container whose veth has `ifindex` on the node's side.
+    Container,
+    /// Translate it and send it out of device `ifindex`, to the next hop of the kernel's routes.
+    Device,
+}
+
+/// What to do with a packet, and how. Flat, every field always set: see [`resolve`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// What.
+    pub action: Action,
+    /// Why it is dropped; meaningless otherwise.
+    pub reason: Reason,
+    /// Where it is sent, else 0.
+    pub ifindex: u32,
+    /// What it shows.
+    pub from: Tuple<V4>,
+    /// What it must show.
+    pub to: Tuple<V4>,
+}
+
+impl Verdict {
+    /// Leave it as it is.
+    pub const PASS: Self = Self {
+        action: Action::Pass,
+        reason: Reason::Spoofed,
+        ifindex: 0,
+        from: Tuple { source: [0; 4], destination: [0; 4], source_port: 0, destination_port: 0 },
+        to: Tuple { source: [0; 4], destination: [0; 4], source_port: 0, destination_port: 0 },
+    };
+
+    /// Drop it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn drop(reason: Reason) -> Self {
+        Self { action: Action::Drop, reason, ..Self::PASS }
+    }
+
+    #[inline(always)]
+    fn send(action: Action, ifindex: u32, seen: &Seen<V4>, to: Tuple<V4>) -> Self {
+        Self { action, reason: Reason::Spoofed, ifindex, from: seen.tuple, to }
+    }
+
+    /// Into a container, if there is a way; else the node's own stack has it.
+    #[inline(always)]
+    fn deliver(seen: &Seen<V4>, delivery: &Delivery<V4>) -> Self {
+        if delivery.exists() {
+            Self::send(Action::Container, delivery.ifindex, seen, delivery.tuple)
+        } else {
+            Self::PASS
+        }
+    }
+}
+
+/// A packet that came in by a device of the node. `offset` is where its IPv4 header starts.
+/// Returns the header too; all zero when it was not understood (only with `Pass` and `Drop`).
+#[inline(always)]
+pub fn node_in<N: Node, P: Packet>(
+    node: &N,
+    present: &Present<'_>,
+    packet: &P,
+    offset: u32,
+    ifindex: u32,
+) -> (Verdict, Ip<V4>) {
+    if present.config.flags & CONFIG_ENABLED == 0 {
+        return (Verdict::PASS, Ip::default());
+    }
+    let Some(ip) = packet::ipv4(packet, offset) else { return (Verdict::PASS, Ip::default()) };
+    let Some(segment) = packet::transport(packet, &ip) else { return (Verdict::PASS, Ip::default()) };
+    let seen = Seen::new(&ip, &segment, ifindex);
+    (inbound(node, present, &seen), ip)
+}
+
+#[inline(always)]
+fn inbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>) -> Verdict {
+    if masquerade::concerns(present, seen) {
+        let answer = masquerade::inbound(node, present, seen);
+        if answer.exists() {
+            return Verdict::deliver(seen, &answer);
+        }
+    }
+    if seen.protocol != TCP {
+        return Verdict::PASS;
+    }
+    let Some(service) = service_at(node, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
+    else {
+        return Verdict::PASS;
+    };
+    // A packet that shows one of the node's own addresses as its source came a wrong way; the
+    // kernel knows what to do with it. Known flows have passed this once.
+    if seen.segment.pure_syn()
+        && (!node.is_local(&seen.tuple.destination) || node.is_local(&seen.tuple.source))
+    {
+        return Verdict::PASS;
+    }
+    Verdict::deliver(seen, &published::forward(node, present, &service, seen, BackendRef::default()))
+}
+
+/// A packet that a container sent, seen on the node's side of its veth.
+#[inline(always)]
+pub fn veth_in<N: Node, P: Packet>(
+    node: &N,
+    present: &Present<'_>,
+    packet: &P,
+    offset: u32,
+    ifindex: u32,
+) -> (Verdict, Ip<V4>) {
+    if present.config.flags & CONFIG_ENABLED == 0 {
+        return (Verdict::PASS, Ip::default());
+    }
+    let Some(ip) = packet::ipv4(packet, offset) else {
+        return (Verdict::drop(Reason::Malformed), Ip::default());
+    };
+    let owner = resolve(node, node.link(ifindex));
+    if !owner.exists() || owner.address != ip.source {
+        return (Verdict::drop(Reason::Spoofed), ip);
+    }
+    let Some(segment) = packet::transport(packet, &ip) else { return (unreadable(node, &ip), ip) };
+    (outbound(node, present, &Seen::new(&ip, &segment, ifindex), owner.backend), ip)
+}
+
+#[inline(always)]
+fn outbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>, owner: BackendRef) -> Verdict {
+    if seen.protocol == TCP {
+        let reply = published::reply(node, present, seen, owner);
+        if reply.exists() {
+            if reply.flags & FLOW_FROM_CONTAINER == 0 {
+                return Verdict::send(Action::Device, reply.ifindex, seen, reply.tuple);
+            }
+            // By address, not by the device it came in by: device numbers are reused.
+            let client = resolve::<V4>(node, node.endpoint(&reply.tuple.destination));
+            if !client.exists() {
+                return Verdict::drop(Reason::NoRoute);
+            }
+            return Verdict::send(Action::Container, client.ifindex, seen, reply.tuple);
+        }
+    }
+    let destination = seen.tuple.destination;
+    if node.is_local(&destination) {
+        let service = match seen.protocol {
+            TCP => service_at(node, &destination, seen.tuple.destination_port, seen.protocol),
+            _ => None,
+        };
+        let Some(service) = service else { return Verdict::PASS };
+        return Verdict::deliver(seen, &published::forward(node, present, &service, seen, owner));
+    }
+    let neighbour = node.endpoint(&destination);
+    if neighbour.id != 0 {
+        return beside(node, present, seen, owner, neighbour);
+    }
+    if undeliverable(&destination) {
+        return Verdict::drop(Reason::Multicast);
+    }
+    let Some(route) = node.route(&destination) else { return Verdict::drop(Reason::NoRoute) };
+    if route.flags & ROUTE_DROP != 0 {
+        return Verdict::drop(Reason::NoRoute);
+    }
+    if route.flags & ROUTE_PLAIN != 0 {
+        return Verdict::send(Action::Device, route.ifindex, seen, seen.tuple);
+    }
+    if route.source == V4::default() {
+        return Verdict::drop(Reason::NoRoute);
+    }
+    // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
+    if seen.protocol == ICMP && seen.tuple.destination_port != 0 {
+        return Verdict::drop(Reason::NotMasqueraded);
+    }
+    let shown = masquerade::outbound(node, present, seen, owner, route.source);
+    match shown.refused {
+        Some(reason) => Verdict::drop(reason),
+        None => Verdict::send(Action::Device, route.ifindex, seen, shown.tuple),
+    }
+}
+
+/// From a container to another one of this node, by its own address. TCP is tracked as if that
+/// address were published: the other container's replies must not be taken for those of a flow of
+/// the same client port that came through a published port.
+#[inline(always)]
+fn beside<N: Node>(
+    node: &N,
+    present: &Present<'_>,
+    seen: &Seen<V4>,
+    owner: BackendRef,
+    neighbour: BackendRef,
+) -> Verdict {
+    let neighbour = resolve::<V4>(node, neighbour);
+    if !neighbour.exists() {
+        return Verdict::drop(Reason::NoRoute);
+    }
+    let direct = Delivery { tuple: seen.tuple, ifindex: neighbour.ifindex };
+    if seen.protocol != TCP {
+        return Verdict::deliver(seen, &direct);
+    }
+    let service =
+        Service { single: neighbour.backend, target: seen.tuple.destination_port, ..Service::default() };
+    let tracked = published::forward(node, present, &service, seen, owner);
+    Verdict::deliver(seen, if tracked.exists() { &tracked } else { &direct })
+}
+
+/// What happens to a packet of a container without ports that we know: the node may have it,
+/// nobody else.
+#[inline(always)]
+fn unreadable<N: Node>(node: &N, ip: &Ip<V4>) -> Verdict {
+    if node.is_local(&ip.destination) {
+        Verdict::PASS
+    } else if undeliverable(&ip.destination) {
+        Verdict::drop(Reason::Multicast)
+    } else if ip.fragment {
+        Verdict::drop(Reason::Fragment)
+    } else if matches!(ip.protocol, TCP | UDP) {
+        Verdict::drop(Reason::Malformed)
+    } else {
+        Verdict::drop(Reason::NotMasqueraded)
+    }
+}
+
+/// The service published at an address and port of the node; the exact address comes first.
+#[inline(always)]
+pub fn service_at<N: Node>(node: &N, address: &V4, port: u16, protocol: u8) -> Option<Service> {
+    let mut key = ServiceKey { address: *address, port, protocol, pad: 0 };
+    match node.service(&key) {
+        None => {
+            key.address = V4::default();
+            node.service(&key)
+        }
+        exact => exact,
+    }
+}
+
+/// "This" network, loopback, multicast, reserved, broadcast.
+#[inline(always)]
+fn undeliverable(address: &V4) -> bool {
+    matches!(address[0], 0 | 127 | 224..)
+}

@@ -1,0 +1,255 @@
+//! A node in memory: the tables as plain maps with the eviction of an LRU, so that the decisions
+//! can be run, and compared with the kernel's, without a kernel.
+
+extern crate std;
+
+use core::{cell::RefCell, hash::Hash};
+use std::{collections::HashMap, vec::Vec};
+
+use super::{
+    Present, Search, Table, Tables,
+    decide::{self, Action, Node, V4, Verdict},
+};
+use crate::{
+    abi::{
+        Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
+        ReturnKey, Route, Service, ServiceKey,
+    },
+    packet::{Bytes, rewrite4},
+};
+
+/// A map that forgets what was used least recently when it is full.
+#[derive(Debug)]
+pub struct Lru<K, V> {
+    rows: RefCell<(HashMap<K, (u64, V)>, u64)>,
+    capacity: usize,
+}
+
+impl<K: Copy + Eq + Hash, V: Copy> Lru<K, V> {
+    /// An empty map for `capacity` rows.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { rows: RefCell::default(), capacity }
+    }
+
+    /// Every row.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(K, V)> {
+        self.rows.borrow().0.iter().map(|(k, (_, v))| (*k, *v)).collect()
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.borrow().0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.rows.borrow_mut().0.clear();
+    }
+
+    fn put(&self, key: &K, value: &V, only_new: bool) -> bool {
+        let (rows, clock) = &mut *self.rows.borrow_mut();
+        let known = rows.contains_key(key);
+        if known && only_new {
+            return false;
+        }
+        if !known && rows.len() >= self.capacity {
+            let oldest = rows.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            oldest.map(|key| rows.remove(&key));
+        }
+        *clock += 1;
+        rows.insert(*key, (*clock, *value));
+        true
+    }
+}
+
+impl<K: Copy + Eq + Hash, V: Copy> Table<K, V> for Lru<K, V> {
+    fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
+        let (rows, clock) = &mut *self.rows.borrow_mut();
+        let (used, value) = rows.get_mut(key)?;
+        *clock += 1;
+        *used = *clock;
+        Some(f(value))
+    }
+
+    fn insert(&self, key: &K, value: &V) {
+        self.put(key, value, false);
+    }
+
+    fn create(&self, key: &K, value: &V) -> bool {
+        self.put(key, value, true)
+    }
+
+    fn remove(&self, key: &K) {
+        self.rows.borrow_mut().0.remove(key);
+    }
+}
+
+/// A node in memory. The public tables are what the agent writes.
+#[derive(Debug)]
+pub struct Model {
+    /// `CONFIG`.
+    pub config: Config,
+    /// The monotonic clock, in nanoseconds.
+    pub now: u64,
+    /// `SVC4`.
+    pub services: HashMap<ServiceKey<V4>, Service>,
+    /// `BACKEND`.
+    pub backends: HashMap<u32, Backend>,
+    /// `MAGLEV`.
+    pub maglev: Vec<BackendRef>,
+    /// `EP4`.
+    pub endpoints: HashMap<V4, BackendRef>,
+    /// `LINK`.
+    pub links: HashMap<u32, BackendRef>,
+    /// `LOCAL4`.
+    pub locals: Vec<V4>,
+    /// `ROUTE4`: address, prefix length, route.
+    pub routes: Vec<(V4, u32, Route)>,
+    /// `FLOW_NEW4`.
+    pub flow_new: Lru<FlowKey<V4>, Flow<V4>>,
+    /// `FLOW_EST4`.
+    pub flow_est: Lru<FlowKey<V4>, Flow<V4>>,
+    /// `FWD_NEW4`.
+    pub fwd_new: Lru<ForwardKey<V4>, Forward>,
+    /// `FWD_EST4`.
+    pub fwd_est: Lru<ForwardKey<V4>, Forward>,
+    /// `MASQ_RET4`.
+    pub masq_ret: Lru<ReturnKey<V4>, Return<V4>>,
+    /// `MASQ_OUT4`.
+    pub masq_out: Lru<EgressKey<V4>, Egress<V4>>,
+}
+
+impl Model {
+    /// A node of which nothing is known, with room for `half_open` and `established` flows.
+    #[must_use]
+    pub fn new(half_open: usize, established: usize) -> Self {
+        Self {
+            config: Config::DEFAULT,
+            now: 1_000_000_000_000,
+            services: HashMap::new(),
+            backends: HashMap::new(),
+            maglev: Vec::new(),
+            endpoints: HashMap::new(),
+            links: HashMap::new(),
+            locals: Vec::new(),
+            routes: Vec::new(),
+            flow_new: Lru::new(half_open),
+            flow_est: Lru::new(established),
+            fwd_new: Lru::new(half_open),
+            fwd_est: Lru::new(established),
+            masq_ret: Lru::new(established),
+            masq_out: Lru::new(established),
+        }
+    }
+
+    /// The present, for calls of decisions.
+    #[must_use]
+    pub fn present(&self) -> Present<'_> {
+        Present { config: &self.config, now: self.now }
+    }
+
+    /// Lets a packet (with Ethernet header) in by a device of the node and carries the verdict out
+    /// on it.
+    pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict {
+        let (verdict, ip) = decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex);
+        self.execute(packet, &verdict, &ip)
+    }
+
+    /// The same for a packet that a container sent.
+    pub fn veth_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict {
+        let (verdict, ip) = decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex);
+        self.execute(packet, &verdict, &ip)
+    }
+
+    fn execute(&self, packet: &mut [u8], verdict: &Verdict, ip: &crate::packet::Ip<V4>) -> Verdict {
+        if matches!(verdict.action, Action::Container | Action::Device) {
+            assert!(
+                rewrite4(&mut Bytes(packet), ip, &verdict.from, &verdict.to),
+                "a parsed packet is rewritable"
+            );
+        }
+        *verdict
+    }
+}
+
+impl Tables<V4> for Model {
+    fn half_open(&self) -> &impl Table<FlowKey<V4>, Flow<V4>> {
+        &self.flow_new
+    }
+
+    fn established(&self) -> &impl Table<FlowKey<V4>, Flow<V4>> {
+        &self.flow_est
+    }
+
+    fn half_open_forwards(&self) -> &impl Table<ForwardKey<V4>, Forward> {
+        &self.fwd_new
+    }
+
+    fn established_forwards(&self) -> &impl Table<ForwardKey<V4>, Forward> {
+        &self.fwd_est
+    }
+
+    fn returns(&self) -> &impl Table<ReturnKey<V4>, Return<V4>> {
+        &self.masq_ret
+    }
+
+    fn egress(&self) -> &impl Table<EgressKey<V4>, Egress<V4>> {
+        &self.masq_out
+    }
+
+    fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {
+        self.backends.get(&id).map(f)
+    }
+
+    fn row(&self, index: u32) -> BackendRef {
+        self.maglev.get(index as usize).copied().unwrap_or_default()
+    }
+
+    fn claim(&self, place: &mut u64, seen: u64, now: u64) -> bool {
+        let free = *place == seen;
+        if free {
+            *place = now;
+        }
+        free
+    }
+
+    fn search<S: Search<V4, Self>>(&self, times: u32, search: &mut S) {
+        let _ = (0..times).any(|i| search.step(self, i));
+    }
+}
+
+impl Node for Model {
+    fn service(&self, key: &ServiceKey<V4>) -> Option<Service> {
+        self.services.get(key).copied()
+    }
+
+    fn is_local(&self, address: &V4) -> bool {
+        self.locals.contains(address)
+    }
+
+    fn endpoint(&self, address: &V4) -> BackendRef {
+        self.endpoints.get(address).copied().unwrap_or_default()
+    }
+
+    fn link(&self, ifindex: u32) -> BackendRef {
+        self.links.get(&ifindex).copied().unwrap_or_default()
+    }
+
+    fn route(&self, address: &V4) -> Option<Route> {
+        let bits = |a: &V4| u32::from_be_bytes(*a);
+        self.routes
+            .iter()
+            .filter(|(net, len, _)| *len == 0 || (bits(net) ^ bits(address)) >> (32 - len) == 0)
+            .max_by_key(|(_, len, _)| *len)
+            .map(|(_, _, route)| *route)
+    }
+}

@@ -1,0 +1,146 @@
+//! Random histories: whatever happens in whatever order, no packet goes astray.
+
+use std::{collections::HashMap, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY};
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A client sends to a published port.
+    Client { client: u8, port: u8, published: u8, flags: u8 },
+    /// A container answers the conversation that it has seen `which`-th.
+    Answer { which: prop::sample::Index, flags: u8 },
+    /// A container talks to the outside.
+    Out { id: u8, port: u8, flags: u8, udp: bool },
+    /// The outside answers.
+    Back { which: prop::sample::Index, flags: u8 },
+    /// Time passes.
+    Wait(u16),
+    /// The agent changes a backend.
+    State { id: u8, state: u8 },
+    /// The row gets another tenant.
+    Tenant { id: u8 },
+}
+
+fn flags() -> impl Strategy<Value = u8> {
+    prop_oneof![4 => Just(SYN), 3 => Just(SYN_ACK), 5 => Just(ACK), 1 => Just(FIN_ACK), 1 => Just(RST), 1 => 0u8..32]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let which = any::<prop::sample::Index>;
+    prop_oneof![
+        8 => (0u8..3, 0u8..4, 0u8..4, flags())
+            .prop_map(|(client, port, published, flags)| Step::Client { client, port, published, flags }),
+        8 => (which(), flags()).prop_map(|(which, flags)| Step::Answer { which, flags }),
+        4 => (1u8..4, 0u8..4, flags(), any::<bool>()).prop_map(|(id, port, flags, udp)| Step::Out { id, port, flags, udp }),
+        4 => (which(), flags()).prop_map(|(which, flags)| Step::Back { which, flags }),
+        1 => prop_oneof![0u16..3, 8u16..12, 25u16..40, 60u16..130].prop_map(Step::Wait),
+        1 => (1u8..4, prop_oneof![3 => Just(BACKEND_UP), 1 => Just(BACKEND_DRAINING), 1 => Just(BACKEND_CLOSED),
+                1 => Just(BACKEND_EMPTY)]).prop_map(|(id, state)| Step::State { id, state }),
+        1 => (1u8..4).prop_map(|id| Step::Tenant { id }),
+    ]
+}
+
+const REMOTE: V4 = [203, 0, 113, 9];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_packet_goes_astray(steps in prop::collection::vec(step(), 1..250), small: bool) {
+        let mut node = node(3);
+        if small {
+            // Tables so small that records are evicted all the time.
+            node.flow_new = crate::flow::model::Lru::new(4);
+            node.fwd_new = crate::flow::model::Lru::new(3);
+            node.flow_est = crate::flow::model::Lru::new(4);
+            node.fwd_est = crate::flow::model::Lru::new(3);
+            node.masq_ret = crate::flow::model::Lru::new(4);
+            node.masq_out = crate::flow::model::Lru::new(3);
+        }
+        node.config.masquerade_last = node.config.masquerade_first + 5;
+        publish(&mut node, [0; 4], 8080, &[1, 2, 3]);
+        publish(&mut node, LAN, 8081, &[1]);
+        publish(&mut node, [0; 4], 8082, &[1, 2]);
+        // What containers, or the outside, have last seen: (container, tuple inside) -> tuple outside.
+        let mut inside: HashMap<(u32, Tuple<V4>), Tuple<V4>> = HashMap::new();
+        let mut seen: Vec<(u32, Tuple<V4>)> = Vec::new();
+        let mut outside: HashMap<(u8, Tuple<V4>), (u32, u32, Tuple<V4>)> = HashMap::new();
+        let mut sent: Vec<(u8, Tuple<V4>)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Client { client, port, published, flags } => {
+                    let (address, number) = [(NODE, 8080), (LAN, 8080), (LAN, 8081), (NODE, 8082)][usize::from(published)];
+                    let t = tuple([198, 51, 100, client], 1000 + u16::from(port), address, number);
+                    let (verdict, shown) = enter(&node, t, TCP, flags);
+                    prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
+                    if let Some(id) = reached(&verdict) {
+                        let backend = node.backends[&id];
+                        prop_assert!(matches!(backend.state, BACKEND_UP | BACKEND_DRAINING));
+                        prop_assert_eq!((shown.source, shown.destination, shown.destination_port), (t.source, backend.address, 80));
+                        if flags & (SYN | ACK | FIN | RST) != SYN {
+                            prop_assert!(inside.values().any(|o| *o == t), "it never began with a SYN");
+                        }
+                        inside.insert((id, shown), t);
+                        seen.push((id, shown));
+                    }
+                }
+                Step::Answer { which, flags } => {
+                    if seen.is_empty() { continue }
+                    let (id, shown) = *which.get(&seen);
+                    let (verdict, told) = leave(&node, id, reversed(shown), TCP, flags);
+                    if verdict.action == Action::Device && verdict.ifindex == UPLINK && told.source != NODE {
+                        prop_assert_eq!(told, reversed(inside[&(id, shown)]));
+                    } else if verdict.action == Action::Device && told.source_port < 61_000 {
+                        prop_assert_eq!(told, reversed(inside[&(id, shown)]), "a reply to whom it belongs");
+                    }
+                }
+                Step::Out { id, port, flags, udp } => {
+                    let id = u32::from(id);
+                    let protocol = if udp { UDP } else { TCP };
+                    let t = tuple(container(id).0, 2000 + u16::from(port), REMOTE, 443);
+                    let (verdict, shown) = leave(&node, id, t, protocol, flags);
+                    if verdict.action == Action::Device {
+                        prop_assert_eq!((shown.source, shown.destination), (NODE, REMOTE));
+                        let generation = node.backends[&id].generation;
+                        outside.insert((protocol, shown), (id, generation, t));
+                        sent.push((protocol, shown));
+                    }
+                }
+                Step::Back { which, flags } => {
+                    if sent.is_empty() { continue }
+                    let (protocol, shown) = *which.get(&sent);
+                    let (verdict, got) = enter(&node, reversed(shown), protocol, flags);
+                    if let Some(to) = reached(&verdict) {
+                        let (id, generation, t) = outside[&(protocol, shown)];
+                        prop_assert_eq!((to, got), (id, reversed(t)), "the port's present owner, nobody else");
+                        prop_assert_eq!(node.backends[&id].generation, generation);
+                    }
+                }
+                Step::Wait(seconds) => after(&mut node, u64::from(seconds)),
+                Step::State { id, state } => set_state(&mut node, id.into(), state),
+                Step::Tenant { id } => {
+                    let id = u32::from(id);
+                    let row = node.backends.get_mut(&id).unwrap();
+                    row.generation += 1;
+                    row.state = BACKEND_UP;
+                    let new = BackendRef { id, generation: row.generation };
+                    node.links.insert(container(id).1, new);
+                    node.endpoints.insert(container(id).0, new);
+                    for row in &mut node.maglev {
+                        if row.id == id { *row = new }
+                    }
+                    for service in node.services.values_mut() {
+                        if service.single.id == id { service.single = new }
+                    }
+                    // What it saw is no longer its own.
+                    inside.retain(|(of, _), _| *of != id);
+                    seen.retain(|(of, _)| *of != id);
+                }
+            }
+        }
+    }
+}

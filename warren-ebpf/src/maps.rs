@@ -1,0 +1,52 @@
+//! The maps, as the object declares them. `warren_ebpf::abi` says what they mean.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use warren_ebpf::abi::{
+    Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Local,
+    Return, ReturnKey, Route, Schema, Service, ServiceKey, SocketPeer, capacity,
+};
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static SCHEMA: Array<Schema, 1> = Array::new();
+#[btf_map]
+pub static SVC4: HashMap<ServiceKey<[u8; 4]>, Service, { capacity::SERVICES }> = HashMap::new();
+#[btf_map]
+pub static BACKEND: Array<Backend, { capacity::BACKENDS }> = Array::new();
+#[btf_map]
+pub static MAGLEV: Array<BackendRef, { capacity::MAGLEV_ROWS }> = Array::new();
+#[btf_map]
+pub static EP4: HashMap<[u8; 4], BackendRef, { capacity::CONTAINERS }> = HashMap::new();
+#[btf_map]
+pub static LINK: HashMap<u32, BackendRef, { capacity::CONTAINERS }> = HashMap::new();
+#[btf_map]
+pub static LOCAL4: HashMap<[u8; 4], Local, { capacity::LOCALS }> = HashMap::new();
+#[btf_map]
+pub static ROUTE4: LpmTrie<[u8; 4], Route, { capacity::ROUTES }> = LpmTrie::new();
+#[btf_map]
+pub static FLOW_NEW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, { capacity::HALF_OPEN }> =
+    LruHashMap::new();
+#[btf_map]
+pub static FLOW_EST4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, { capacity::ESTABLISHED }> =
+    LruHashMap::new();
+#[btf_map]
+pub static FWD_NEW4: LruHashMap<ForwardKey<[u8; 4]>, Forward, { capacity::HALF_OPEN }> = LruHashMap::new();
+#[btf_map]
+pub static FWD_EST4: LruHashMap<ForwardKey<[u8; 4]>, Forward, { capacity::ESTABLISHED }> = LruHashMap::new();
+#[btf_map]
+pub static MASQ_RET4: LruHashMap<ReturnKey<[u8; 4]>, Return<[u8; 4]>, { capacity::MASQUERADE }> =
+    LruHashMap::new();
+#[btf_map]
+pub static MASQ_OUT4: LruHashMap<EgressKey<[u8; 4]>, Egress<[u8; 4]>, { capacity::MASQUERADE }> =
+    LruHashMap::new();
+#[btf_map]
+pub static SOCK4: LruHashMap<u64, SocketPeer, { capacity::SOCKETS }> = LruHashMap::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<DropCounter, { capacity::REASONS }> = PerCpuArray::new();
+// Untyped: libbpf refuses a ring buffer with a value type.
+#[btf_map]
+pub static EVENTS: RingBuf<(), { capacity::EVENT_BYTES }> = RingBuf::new();

@@ -1,0 +1,118 @@
+//! The tables and the node's description, as the maps hold them.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::bpf_loop, maps::lpm_trie::Key};
+use warren_ebpf::{
+    abi::{
+        Backend, BackendRef, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey, Route,
+        Service, ServiceKey,
+    },
+    flow::{
+        Search, Table, Tables,
+        decide::{Node, V4},
+    },
+};
+
+use crate::maps;
+
+/// The maps.
+pub struct Maps;
+
+impl Tables<V4> for Maps {
+    #[inline(always)]
+    fn half_open(&self) -> &impl Table<FlowKey<V4>, Flow<V4>> {
+        &maps::FLOW_NEW4
+    }
+
+    #[inline(always)]
+    fn established(&self) -> &impl Table<FlowKey<V4>, Flow<V4>> {
+        &maps::FLOW_EST4
+    }
+
+    #[inline(always)]
+    fn half_open_forwards(&self) -> &impl Table<ForwardKey<V4>, Forward> {
+        &maps::FWD_NEW4
+    }
+
+    #[inline(always)]
+    fn established_forwards(&self) -> &impl Table<ForwardKey<V4>, Forward> {
+        &maps::FWD_EST4
+    }
+
+    #[inline(always)]
+    fn returns(&self) -> &impl Table<ReturnKey<V4>, Return<V4>> {
+        &maps::MASQ_RET4
+    }
+
+    #[inline(always)]
+    fn egress(&self) -> &impl Table<EgressKey<V4>, Egress<V4>> {
+        &maps::MASQ_OUT4
+    }
+
+    #[inline(always)]
+    fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {
+        maps::BACKEND.get(id).map(f)
+    }
+
+    #[inline(always)]
+    fn row(&self, index: u32) -> BackendRef {
+        maps::MAGLEV.get(index).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn claim(&self, place: &mut u64, seen: u64, now: u64) -> bool {
+        // SAFETY: `place` is an aligned word of a map value. core::sync has no such operation on
+        // this target, the compiler's intrinsic has.
+        let (_, done) = unsafe {
+            core::intrinsics::atomic_cxchg::<
+                u64,
+                { core::intrinsics::AtomicOrdering::SeqCst },
+                { core::intrinsics::AtomicOrdering::SeqCst },
+            >(place, seen, now)
+        };
+        done
+    }
+
+    #[inline(always)]
+    fn search<S: Search<V4, Self>>(&self, times: u32, search: &mut S) {
+        // SAFETY: the kernel calls `turn` with the pointer given, while this call lasts.
+        unsafe { bpf_loop(times, turn::<S> as *mut c_void, (&raw mut *search).cast(), 0) };
+    }
+}
+
+/// One turn of `bpf_loop`: 1 ends it.
+unsafe extern "C" fn turn<S: Search<V4, Maps>>(i: u64, search: *mut S) -> u64 {
+    // SAFETY: what `search` above gave to the kernel.
+    if unsafe { &mut *search }.step(&Maps, i as u32) { 1 } else { 0 }
+}
+
+impl Node for Maps {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey<V4>) -> Option<Service> {
+        // SAFETY: copied at once; the agent replaces services whole.
+        unsafe { maps::SVC4.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: &V4) -> bool {
+        maps::LOCAL4.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, address: &V4) -> BackendRef {
+        // SAFETY: as above.
+        unsafe { maps::EP4.get(address).copied().unwrap_or_default() }
+    }
+
+    #[inline(always)]
+    fn link(&self, ifindex: u32) -> BackendRef {
+        // SAFETY: as above.
+        unsafe { maps::LINK.get(ifindex).copied().unwrap_or_default() }
+    }
+
+    #[inline(always)]
+    fn route(&self, address: &V4) -> Option<Route> {
+        maps::ROUTE4.get(&Key { prefix_len: 32, data: *address }).copied()
+    }
+}

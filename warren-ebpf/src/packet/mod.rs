@@ -1,0 +1,50 @@
+//! Reading and rewriting packets. The same functions work on a socket buffer in the kernel and on
+//! plain bytes under test ([`Bytes`]): both are a [`Packet`].
+
+mod checksum;
+mod parse;
+mod rewrite;
+
+#[cfg(not(target_arch = "bpf"))]
+mod bytes;
+#[cfg(test)]
+mod tests;
+
+#[cfg(not(target_arch = "bpf"))]
+pub use bytes::Bytes;
+pub use checksum::{adjust, sum};
+pub use parse::{ACK, FIN, Ip, RST, SYN, Segment, ipv4, transport};
+pub use rewrite::{Tuple, rewrite4};
+
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+
+/// A packet that can be read and changed. Offsets are in bytes from its start (link header, if
+/// any, included). Checksums are changed by difference, as the kernel's helpers do it, so that
+/// checksums that hardware is yet to complete stay right.
+pub trait Packet {
+    /// Length in bytes; of all segments together when they are merged (GRO).
+    fn length(&self) -> u32;
+
+    /// Reads `N` bytes; `None` past the end.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// Writes `N` bytes; false when that cannot be.
+    #[must_use]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> bool;
+
+    /// Adjusts the IPv4 header checksum at `offset` for a changed word.
+    #[must_use]
+    fn fix_header(&mut self, offset: u32, from: [u8; 4], to: [u8; 4]) -> bool;
+
+    /// Adjusts the transport checksum at `offset` for a changed word of the pseudo header. With
+    /// `optional` (UDP over IPv4) 0 means "no checksum" and stays.
+    #[must_use]
+    fn fix_pseudo(&mut self, offset: u32, from: [u8; 4], to: [u8; 4], optional: bool) -> bool;
+
+    /// Adjusts the transport checksum at `offset` for a changed half word of the segment.
+    #[must_use]
+    fn fix_segment(&mut self, offset: u32, from: [u8; 2], to: [u8; 2], optional: bool) -> bool;
+}

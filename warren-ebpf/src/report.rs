@@ -1,0 +1,54 @@
+//! Telling the agent.
+
+use warren_ebpf::{
+    abi::{EVENT_DROP, Event, Reason},
+    flow::{Present, decide::V4},
+    packet::{Ip, Packet as _},
+};
+
+use crate::{maps, skb::Skb};
+
+/// Pause between two events of one reason on one CPU, in nanoseconds.
+const PAUSE: u64 = 1_000_000_000;
+
+/// Counts a dropped packet, and tells of it now and then.
+#[inline(always)]
+pub fn dropped(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<V4>) {
+    let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) else { return };
+    // SAFETY: this CPU's own row; programs of one hook do not interrupt each other.
+    let due = unsafe {
+        (*counter).packets += 1;
+        let due = present.now.saturating_sub((*counter).reported) >= PAUSE;
+        if due {
+            (*counter).reported = present.now;
+        }
+        due
+    };
+    if !due {
+        return;
+    }
+    let Some(mut event) = maps::EVENTS.reserve_untyped::<Event>(0) else { return };
+    let mut told = Event {
+        time: present.now,
+        kind: EVENT_DROP,
+        reason: reason as u32,
+        ifindex: skb.ifindex(),
+        length: skb.length(),
+        ..Event::default()
+    };
+    if ip.payload != 0 {
+        told.family = 4;
+        told.protocol = ip.protocol;
+        told.source[..4].copy_from_slice(&ip.source);
+        told.destination[..4].copy_from_slice(&ip.destination);
+        if !ip.fragment
+            && let Some([a, b, c, d]) = skb.load::<4>(ip.payload)
+            && matches!(ip.protocol, warren_ebpf::abi::TCP | warren_ebpf::abi::UDP)
+        {
+            told.source_port = u16::from_be_bytes([a, b]);
+            told.destination_port = u16::from_be_bytes([c, d]);
+        }
+    }
+    event.write(told);
+    event.submit(0);
+}

@@ -1,0 +1,96 @@
+//! A socket buffer as a [`Packet`].
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use warren_ebpf::packet::Packet;
+
+/// A socket buffer at a TC hook.
+pub struct Skb(*mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self(ctx.as_ptr().cast())
+    }
+
+    /// Device it came in by.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context; the verifier rewrites the access.
+        unsafe { (&raw const (*self.0).ifindex).read_volatile() }
+    }
+
+    /// `PACKET_HOST` and so on.
+    #[inline(always)]
+    pub fn kind(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).pkt_type).read_volatile() }
+    }
+
+    /// EtherType in host order.
+    #[inline(always)]
+    pub fn ethertype(&self) -> u16 {
+        // SAFETY: as above.
+        u16::from_be(unsafe { (&raw const (*self.0).protocol).read_volatile() } as u16)
+    }
+
+    #[inline(always)]
+    fn fix(&mut self, offset: u32, from: u64, to: u64, flags: u64, optional: bool) -> bool {
+        let flags = if optional { flags | u64::from(BPF_F_MARK_MANGLED_0) } else { flags };
+        // SAFETY: the helper checks the offset itself.
+        unsafe { bpf_l4_csum_replace(self.0, offset, from, to, flags) == 0 }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).len).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes all N bytes or fails.
+        unsafe {
+            if bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) == 0 {
+                Some(bytes.assume_init())
+            } else {
+                None
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> bool {
+        let flags = u64::from(BPF_F_INVALIDATE_HASH);
+        // SAFETY: the helper reads N bytes and checks the offset itself.
+        unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags) == 0 }
+    }
+
+    #[inline(always)]
+    fn fix_header(&mut self, offset: u32, from: [u8; 4], to: [u8; 4]) -> bool {
+        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+        // SAFETY: the helper checks the offset itself.
+        unsafe { bpf_l3_csum_replace(self.0, offset, u64::from(from), u64::from(to), 4) == 0 }
+    }
+
+    #[inline(always)]
+    fn fix_pseudo(&mut self, offset: u32, from: [u8; 4], to: [u8; 4], optional: bool) -> bool {
+        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+        self.fix(offset, u64::from(from), u64::from(to), u64::from(BPF_F_PSEUDO_HDR) | 4, optional)
+    }
+
+    #[inline(always)]
+    fn fix_segment(&mut self, offset: u32, from: [u8; 2], to: [u8; 2], optional: bool) -> bool {
+        let (from, to) = (u16::from_ne_bytes(from), u16::from_ne_bytes(to));
+        self.fix(offset, u64::from(from), u64::from(to), 2, optional)
+    }
+}

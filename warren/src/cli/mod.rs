@@ -1,0 +1,158 @@
+//! The command line: parse, ask, print, exit code. One file per verb.
+//!
+//! Flags have Docker's names and defaults where Docker has them.
+
+mod image;
+mod net;
+mod node;
+mod output;
+mod progress;
+#[cfg(test)]
+mod reference;
+mod service;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tonic::transport::Channel;
+
+use crate::{
+    proto::v1::{control_client::ControlClient, node_local_client::NodeLocalClient},
+    rpc,
+};
+
+/// Where a node listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/warren/warren.sock";
+
+/// Container orchestrator for small and edge clusters, with its network in eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "warren", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The node's socket.
+    #[arg(long, global = true, env = "WARREN_SOCKET", hide_env_values = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Run and inspect nodes.
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Create and manage services.
+    #[command(subcommand)]
+    Service(service::Verb),
+    /// Manage the images on this node.
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Look into this node's network.
+    #[command(subcommand)]
+    Net(net::Verb),
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// One JSON array of objects.
+    Json,
+}
+
+/// Flags of everything that lists.
+#[derive(Debug, Clone, Copy, Args)]
+struct ListArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+    /// Print only what identifies each row.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Flags of everything that waits for its result.
+#[derive(Debug, Clone, Copy, Args)]
+struct WaitArgs {
+    /// Return once the request is stored, without waiting for the result.
+    #[arg(short, long)]
+    detach: bool,
+    /// How long to wait for the result.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "2m", value_name = "DURATION")]
+    timeout: std::time::Duration,
+}
+
+/// What every verb gets.
+struct Context {
+    socket: PathBuf,
+}
+
+impl Context {
+    async fn channel(&self) -> anyhow::Result<Channel> {
+        Ok(rpc::dial(&self.socket).await?)
+    }
+
+    async fn control(&self) -> anyhow::Result<ControlClient<Channel>> {
+        Ok(ControlClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {
+        Ok(NodeLocalClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+}
+
+/// Runs one command line to its exit code. What failed is one line on standard error.
+pub fn run(cli: Cli) -> ExitCode {
+    let context = Context { socket: cli.socket };
+    // A node brings its own runtime; everything else waits for one answer after another.
+    let result = match cli.noun {
+        Noun::Node(node::Verb::Start(args)) => node::start::run(*args, &context),
+        Noun::Node(node::Verb::Check(args)) => node::check::run(*args, &context),
+        Noun::Node(node::Verb::Reset(args)) => node::reset::run(*args, &context),
+        noun => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(ask(noun, &context))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("warren: {}", sentence(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
+    match noun {
+        Noun::Node(verb) => node::run(verb, context).await,
+        Noun::Service(verb) => service::run(verb, context).await,
+        Noun::Image(verb) => image::run(verb, context).await,
+        Noun::Net(verb) => net::run(verb, context).await,
+    }
+}
+
+/// An error as one sentence: a server's answer is one already; anything else gets its causes.
+fn sentence(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<tonic::Status>() {
+        Some(status) if status.message().is_empty() || status.code() == tonic::Code::Unavailable => format!(
+            "the node went away before it answered ({}): look at its log, then try again",
+            status.code()
+        ),
+        Some(status) => status.message().to_owned(),
+        None => format!("{error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

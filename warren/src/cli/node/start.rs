@@ -1,0 +1,74 @@
+use std::{collections::BTreeMap, path::PathBuf};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::{
+    cli::Context,
+    node::{self, Containerd, LogFormat, NodeConfig},
+};
+
+/// What a node is made of.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Where the node keeps what must outlive it.
+    #[arg(long, default_value = node::DEFAULT_DATA_DIR, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The containerd to use: a socket, or `embedded` for one of the node's own. Default: the
+    /// machine's if it answers, else the node's own.
+    #[arg(long, value_name = "SOCKET|embedded")]
+    containerd: Option<String>,
+    /// Devices on which published ports answer; may be given more than once. Default: every
+    /// device that is not Warren's.
+    #[arg(long, value_name = "NAME")]
+    interface: Vec<String>,
+    /// Where the cluster's container addresses are taken from. Fixed once the cluster exists.
+    #[arg(long, value_name = "CIDR")]
+    pool: Option<Ipv4Net>,
+    /// The same for IPv6.
+    #[arg(long, value_name = "CIDR")]
+    pool6: Option<Ipv6Net>,
+    /// The node's name. Default: the host's.
+    #[arg(long)]
+    name: Option<String>,
+    /// Label the node; may be given more than once.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// What to log: error, warn, info, debug, trace, or a filter such as `info,warren::net=debug`.
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    log_level: String,
+    /// How to log.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((k, v)) if !k.is_empty() => Ok((k.to_owned(), v.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+impl Args {
+    pub(super) fn config(self, context: &Context) -> NodeConfig {
+        NodeConfig {
+            data_dir: self.data_dir,
+            socket: context.socket.clone(),
+            containerd: match self.containerd.as_deref() {
+                None => Containerd::Found,
+                Some("embedded") => Containerd::Embedded,
+                Some(path) => Containerd::Socket(path.into()),
+            },
+            interfaces: self.interface,
+            pool: self.pool,
+            pool6: self.pool6,
+            name: self.name,
+            labels: self.label.into_iter().collect::<BTreeMap<_, _>>(),
+            log_level: self.log_level,
+            log_format: self.log_format,
+        }
+    }
+}
+
+pub(in crate::cli) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    Ok(node::start(args.config(context))?)
+}

@@ -1,0 +1,143 @@
+use std::collections::BTreeMap;
+
+use crate::{
+    cli::{Context, WaitArgs, output, progress},
+    model::{ImageReference, PortSpec, Service, ServiceSpec, TaskSpec, validate},
+    proto::v1::CreateServiceRequest,
+};
+
+/// Create a service and wait until it runs.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The service's name: lower-case letters, digits and dashes.
+    name: String,
+    /// The image to run.
+    #[arg(long)]
+    image: String,
+    /// How many tasks to run.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    replicas: u32,
+    /// Publish a port of the service on the node, for every address that reaches it.
+    #[arg(short, long, value_name = "[IP:]PUBLISHED:TARGET[/tcp]")]
+    publish: Vec<String>,
+    /// Set an environment variable; NAME alone takes the value it has here.
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Replace the image's entrypoint; words as a shell splits them; "" clears it.
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+    /// Replaces the image's command.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    args: Vec<String>,
+}
+
+impl Args {
+    /// What was typed, as a spec. Looks at nothing but its arguments and, for `--env NAME`, at
+    /// `environment`.
+    fn spec(&self, environment: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServiceSpec> {
+        let mut task = TaskSpec::new(self.image.parse::<ImageReference>()?);
+        task.args.clone_from(&self.args);
+        for entry in &self.env {
+            if entry.contains('=') {
+                task.env.push(validate::env_entry(entry)?);
+            } else if let Some(value) = environment(entry) {
+                // Docker's rule: a variable that is not set here is left out.
+                task.env.push(validate::env_entry(&format!("{entry}={value}"))?);
+            }
+        }
+        task.entrypoint = match self.entrypoint.as_deref() {
+            None => None,
+            Some(text) => Some(
+                shlex::split(text)
+                    .ok_or_else(|| anyhow::anyhow!("bad entrypoint {text:?}: a quote is not closed"))?,
+            ),
+        };
+        let publish = self.publish.iter().map(|p| p.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
+        let spec = ServiceSpec {
+            name: self.name.clone(),
+            labels: BTreeMap::new(),
+            replicas: self.replicas,
+            task,
+            publish,
+        };
+        validate::service(&spec)?;
+        Ok(spec)
+    }
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let spec = args.spec(|name| std::env::var(name).ok())?;
+    let published = spec.publish.clone();
+    let request = CreateServiceRequest { spec: Some(spec.into()) };
+    let created = context.control().await?.create_service(request).await?.into_inner();
+    let service = Service::try_from(created)?;
+    for p in published.iter().filter(|p| p.host_ip.is_none()) {
+        // The programs run before the host's firewall: say so where it matters.
+        eprintln!(
+            "{}: port {}/{} is open to every network this node is on, before any host firewall",
+            service.spec.name, p.published, p.protocol
+        );
+    }
+    if !args.wait.detach {
+        progress::until_running(context, &service, progress::Failures::All, args.wait.timeout).await?;
+    }
+    output::print(&format!("{}\n", service.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn spec(line: &str) -> anyhow::Result<ServiceSpec> {
+        let words = shlex::split(line).unwrap();
+        let line = Line::try_parse_from(std::iter::once("create".to_owned()).chain(words))?;
+        line.args.spec(|n| (n == "HERE").then(|| "yes".to_owned()))
+    }
+
+    #[test]
+    fn everything_typed_is_in_the_spec() {
+        let s = spec(
+            "web --image nginx --replicas 3 -p 8080:80 -e A=1 -e B=x=y -e HERE -e GONE --entrypoint '/bin/sh -c' echo -n hi --image",
+        )
+        .unwrap();
+        assert_eq!(s.name, "web");
+        assert_eq!(s.replicas, 3);
+        assert_eq!(s.task.image.to_string(), "docker.io/library/nginx:latest");
+        assert_eq!(s.publish[0].to_string(), "8080:80/tcp");
+        let env: Vec<_> = s.task.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(env, ["A=1", "B=x=y", "HERE=yes"]);
+        assert_eq!(s.task.entrypoint, Some(vec!["/bin/sh".into(), "-c".into()]));
+        assert_eq!(s.task.args, ["echo", "-n", "hi", "--image"]);
+    }
+
+    #[test]
+    fn an_empty_entrypoint_clears() {
+        assert_eq!(spec("web --image x --entrypoint ''").unwrap().task.entrypoint, Some(vec![]));
+        assert_eq!(spec("web --image x").unwrap().task.entrypoint, None);
+    }
+
+    #[test]
+    fn bad_values_are_one_sentence() {
+        for (line, needle) in [
+            ("Web --image x", "service name"),
+            ("web --image X", "image reference"),
+            ("web --image x -p 80", "bad port"),
+            ("web --image x -p 80:80 -p 80:81", "already published"),
+            ("web --image x -e =x", "environment"),
+            ("web --image x --entrypoint \"'\"", "quote"),
+        ] {
+            let e = spec(line).unwrap_err().to_string();
+            assert!(e.contains(needle) && !e.contains('\n'), "{line}: {e}");
+        }
+    }
+}

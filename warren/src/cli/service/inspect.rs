@@ -1,0 +1,26 @@
+use crate::{
+    cli::{Context, output},
+    model::{Service, Task},
+    proto::v1::{GetServiceRequest, ListTasksRequest},
+};
+
+/// Show a service whole, as JSON.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The service, by name or id.
+    service: String,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut control = context.control().await?;
+    let request = GetServiceRequest { service: args.service };
+    let service = Service::try_from(control.get_service(request).await?.into_inner())?;
+    let request = ListTasksRequest { service: service.id.to_string() };
+    let mut tasks = Vec::new();
+    for task in control.list_tasks(request).await?.into_inner().tasks {
+        tasks.push(super::task_json(&Task::try_from(task)?));
+    }
+    let mut json = super::service_json(&service);
+    json["tasks"] = tasks.into();
+    output::print(&format!("{json:#}\n"))
+}

@@ -1,0 +1,80 @@
+//! `warren service …`
+
+mod create;
+mod inspect;
+mod ls;
+mod ps;
+mod rm;
+mod scale;
+
+use clap::Subcommand;
+
+use super::Context;
+use crate::model::{Service, Task};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Create a service and wait until it runs.
+    Create(Box<create::Args>),
+    /// List services.
+    #[command(visible_alias = "list")]
+    Ls(ls::Args),
+    /// List the tasks of services, with the reason of every wait and every end.
+    Ps(ps::Args),
+    /// Show a service whole, as JSON.
+    Inspect(inspect::Args),
+    /// Change the number of replicas and wait until they run.
+    Scale(scale::Args),
+    /// Remove services and wait until nothing of them is left.
+    #[command(visible_alias = "remove")]
+    Rm(rm::Args),
+}
+
+pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
+    match verb {
+        Verb::Create(args) => create::run(*args, context).await,
+        Verb::Ls(args) => ls::run(args, context).await,
+        Verb::Ps(args) => ps::run(args, context).await,
+        Verb::Inspect(args) => inspect::run(args, context).await,
+        Verb::Scale(args) => scale::run(args, context).await,
+        Verb::Rm(args) => rm::run(args, context).await,
+    }
+}
+
+fn service_json(s: &Service) -> serde_json::Value {
+    serde_json::json!({
+        "id": s.id.to_string(),
+        "name": s.spec.name,
+        "version": s.version,
+        "replicas": s.spec.replicas,
+        "image": s.spec.task.image.to_string(),
+        "entrypoint": s.spec.task.entrypoint,
+        "args": s.spec.task.args,
+        "env": s.spec.task.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(),
+        "labels": s.spec.labels,
+        "stop_grace_ms": u64::try_from(s.spec.task.stop_grace.as_millis()).unwrap_or(u64::MAX),
+        "ports": s.spec.publish.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "removing": s.removing,
+        "created_at_ms": s.created_at.0,
+    })
+}
+
+fn task_json(t: &Task) -> serde_json::Value {
+    let container = t.status.container;
+    serde_json::json!({
+        "id": t.id.to_string(),
+        "name": format!("{}.{}", t.service_name, t.slot),
+        "service": t.service_name,
+        "slot": t.slot,
+        "image": t.spec.image.to_string(),
+        "node": t.node.map(|n| n.to_string()),
+        "desired": t.desired.name(),
+        "state": t.status.state.name(),
+        "since_ms": t.status.at.0,
+        "message": t.status.message,
+        "address": t.attachment.map(|a| a.address.to_string()),
+        "backend": t.attachment.map(|a| a.backend),
+        "pid": container.map(|c| c.pid).filter(|&p| p != 0),
+        "exit_code": container.and_then(|c| c.exit_code),
+    })
+}

@@ -1,0 +1,97 @@
+//! What is in the maps that the agent writes, as bytes, and the one outside thing that holds it.
+
+use std::{collections::BTreeMap, io};
+
+use warren_ebpf::abi::map;
+
+use super::{
+    loader::Loaded,
+    sys::{bytes_of, from_bytes},
+};
+
+/// Rows of one map. Of an array only the rows that are not all zero.
+pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The maps that the agent writes, in the order in which new rows are written: what is referred to
+/// comes before what refers to it, and the switch that turns the datapath on comes last.
+pub const WRITTEN: [&str; 8] =
+    [map::LOCAL4, map::ROUTE4, map::BACKEND, map::EP4, map::LINK, map::MAGLEV, map::SVC4, map::CONFIG];
+
+/// Of those, the arrays: a row goes by being zeroed.
+pub const ARRAYS: [&str; 3] = [map::BACKEND, map::MAGLEV, map::CONFIG];
+
+/// Contents of all maps that the agent writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contents(BTreeMap<&'static str, Rows>);
+
+impl Contents {
+    /// The rows of a map.
+    #[must_use]
+    pub fn rows(&self, map: &str) -> &Rows {
+        static EMPTY: Rows = Rows::new();
+        self.0.get(map).unwrap_or(&EMPTY)
+    }
+
+    /// The rows of a map, to change.
+    pub fn rows_mut(&mut self, map: &'static str) -> &mut Rows {
+        self.0.entry(map).or_default()
+    }
+
+    /// Puts a row.
+    pub fn put<K: aya::Pod, V: aya::Pod>(&mut self, map: &'static str, key: &K, value: &V) {
+        self.rows_mut(map).insert(bytes_of(key).to_vec(), bytes_of(value).to_vec());
+    }
+
+    /// A row, typed.
+    #[must_use]
+    pub fn get<K: aya::Pod, V: aya::Pod>(&self, map: &str, key: &K) -> Option<V> {
+        self.rows(map).get(bytes_of(key)).and_then(|v| from_bytes(v))
+    }
+
+    /// The rows of a map, typed.
+    pub fn iter<K: aya::Pod, V: aya::Pod>(&self, map: &str) -> impl Iterator<Item = (K, V)> + use<'_, K, V> {
+        self.rows(map).iter().filter_map(|(k, v)| Some((from_bytes(k)?, from_bytes(v)?)))
+    }
+}
+
+/// The maps in the kernel, or a stand-in.
+pub trait Maps {
+    /// Everything in a map; of an array the rows that are not all zero.
+    fn dump(&self, map: &str) -> io::Result<Rows>;
+    /// Sets a row.
+    fn set(&mut self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()>;
+    /// Deletes a row of a hash or trie; one that is not there is no error.
+    fn delete(&mut self, map: &str, key: &[u8]) -> io::Result<()>;
+}
+
+impl Maps for Loaded {
+    fn dump(&self, map: &str) -> io::Result<Rows> {
+        let map = self.map(map);
+        let sparse = map.is_array();
+        let mut rows = Rows::new();
+        map.for_each(|k, v| {
+            if !sparse || v.iter().any(|b| *b != 0) {
+                rows.insert(k.to_vec(), v.to_vec());
+            }
+            true
+        })?;
+        Ok(rows)
+    }
+
+    fn set(&mut self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.map(map).set(key, value)
+    }
+
+    fn delete(&mut self, map: &str, key: &[u8]) -> io::Result<()> {
+        self.map(map).delete(key)
+    }
+}
+
+/// Reads everything.
+pub fn read(maps: &impl Maps) -> io::Result<Contents> {
+    let mut contents = Contents::default();
+    for map in WRITTEN {
+        *contents.rows_mut(map) = maps.dump(map)?;
+    }
+    Ok(contents)
+}

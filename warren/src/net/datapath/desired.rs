@@ -1,0 +1,254 @@
+//! What is to be in the maps. Pure: from the assignment, the containers that are attached and the
+//! node's devices, addresses and routes to the rows of every map.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::Range,
+};
+
+use ipnet::Ipv4Net;
+use warren_ebpf::abi::{
+    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, Config, Local, ROUTE_DROP, Route,
+    Service, ServiceKey, capacity, map,
+};
+
+use super::{
+    super::{
+        attach::container_mac,
+        netlink::host::{Host, Way},
+    },
+    contents::Contents,
+    tables,
+};
+use crate::model::{Assignment, Attachment, NodeId, ServiceEndpoint, TaskId, TaskState};
+
+/// Whether a container takes new connections of published ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// Not said since this agent and its maps are there: what the assignment says of the task.
+    Unknown,
+    /// Never opened.
+    Closed,
+    /// Open.
+    Open,
+    /// Was open; goes on with what it has.
+    Draining,
+}
+
+/// A container that has its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// Its place in the network.
+    pub attachment: Attachment,
+    /// The host end of its link.
+    pub ifindex: u32,
+    /// Whether it is open.
+    pub serving: Serving,
+}
+
+/// What never changes while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeId,
+    /// Cookie of its network namespace.
+    pub cookie: u64,
+    /// Devices that take part; all when empty.
+    pub interfaces: Vec<String>,
+    /// The cluster's pool: an address of it that nobody has must not leave the node.
+    pub pool: Option<Ipv4Net>,
+}
+
+/// Everything that decides.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// What never changes.
+    pub settings: &'a Settings,
+    /// The node.
+    pub host: &'a Host,
+    /// The containers.
+    pub attached: &'a BTreeMap<TaskId, Attached>,
+    /// What the cluster wants; `None` until heard: then published ports stay as they are.
+    pub assignment: Option<&'a Assignment>,
+    /// What the maps hold.
+    pub current: &'a Contents,
+    /// Rows of `MAGLEV` that readers may still be in.
+    pub retired: &'a [Range<u32>],
+}
+
+/// What is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Contents of the maps.
+    pub desired: Contents,
+    /// Rows of `MAGLEV` that go out of use with this plan: to be left alone for a while.
+    pub retire: Vec<Range<u32>>,
+}
+
+/// A reference to a container's use of its row.
+#[must_use]
+pub fn reference(a: &Attachment) -> BackendRef {
+    BackendRef { id: a.backend, generation: a.generation }
+}
+
+/// A container's row in `BACKEND`.
+#[must_use]
+pub fn backend_row(task: TaskId, a: &Attached, assignment: Option<&Assignment>) -> Backend {
+    Backend {
+        generation: a.attachment.generation,
+        ifindex: a.ifindex,
+        node: 0,
+        address: a.attachment.address.octets(),
+        address6: a.attachment.address6.octets(),
+        mac: container_mac(task),
+        state: state(task, a, assignment),
+        flags: 0,
+    }
+}
+
+fn state(task: TaskId, a: &Attached, assignment: Option<&Assignment>) -> u8 {
+    match a.serving {
+        Serving::Open => BACKEND_UP,
+        Serving::Draining => BACKEND_DRAINING,
+        Serving::Closed => BACKEND_CLOSED,
+        Serving::Unknown => {
+            let runs = assignment.is_some_and(|assignment| {
+                assignment
+                    .tasks
+                    .iter()
+                    .any(|t| t.id == task && t.is_live() && t.status.state == TaskState::Running)
+            });
+            if runs { BACKEND_UP } else { BACKEND_CLOSED }
+        }
+    }
+}
+
+/// Computes everything.
+#[must_use]
+pub fn plan(view: &View<'_>) -> Plan {
+    let mut desired = Contents::default();
+    let config = Config { netns_cookie: view.settings.cookie, ..Config::DEFAULT };
+    desired.put(map::CONFIG, &0u32, &config);
+    for (address, device) in view.host.local4() {
+        desired.put(map::LOCAL4, &address.octets(), &Local { ifindex: device });
+    }
+    routes(view, &mut desired);
+    for (task, a) in view.attached {
+        let own = reference(&a.attachment);
+        desired.put(map::BACKEND, &a.attachment.backend, &backend_row(*task, a, view.assignment));
+        desired.put(map::EP4, &a.attachment.address.octets(), &own);
+        desired.put(map::LINK, &a.ifindex, &own);
+    }
+    let retire = match view.assignment {
+        Some(assignment) => services(view, assignment, &mut desired),
+        None => {
+            for m in [map::SVC4, map::MAGLEV] {
+                *desired.rows_mut(m) = view.current.rows(m).clone();
+            }
+            Vec::new()
+        }
+    };
+    Plan { desired, retire }
+}
+
+fn routes(view: &View<'_>, desired: &mut Contents) {
+    let mut ways = view.host.ways4(&view.settings.interfaces);
+    let subnet = view.assignment.and_then(|a| a.subnet).map(|s| s.v4);
+    let own = view.settings.pool.into_iter().chain(subnet);
+    ways.retain(|w| !own.clone().any(|net| net == w.destination));
+    ways.extend(own.map(|net| Way { destination: net.trunc(), out: None }));
+    // A full table of the internet does not fit: the general routes count more than the special.
+    ways.sort_by_key(|w| w.destination.prefix_len());
+    for way in ways.iter().take(capacity::ROUTES) {
+        let key = prefix_key(way.destination);
+        let value = match way.out {
+            Some(out) => Route { ifindex: out.device, source: out.source.octets(), flags: 0, mtu: out.mtu },
+            None => Route { flags: ROUTE_DROP, ..Route::default() },
+        };
+        desired.put(map::ROUTE4, &key, &value);
+    }
+}
+
+/// The key of a longest-prefix trie: the prefix's length, then the address.
+#[must_use]
+pub fn prefix_key(net: Ipv4Net) -> [u8; 8] {
+    let mut key = [0; 8];
+    key[..4].copy_from_slice(&u32::from(net.prefix_len()).to_ne_bytes());
+    key[4..].copy_from_slice(&net.network().octets());
+    key
+}
+
+/// The containers of this node that a service's connections go to: those that are open, or, when
+/// none is, those that are on their way out.
+#[must_use]
+pub fn backends(view: &View<'_>, service: &ServiceEndpoint) -> Vec<BackendRef> {
+    let of_state = |wanted: u8| -> Vec<BackendRef> {
+        service
+            .backends
+            .iter()
+            .filter(|(_, node, _)| *node == view.settings.node)
+            .filter_map(|(task, _, attachment)| {
+                let a = view.attached.get(task).filter(|a| a.attachment == *attachment)?;
+                (state(*task, a, view.assignment) == wanted).then(|| reference(attachment))
+            })
+            .collect()
+    };
+    let up = of_state(BACKEND_UP);
+    if up.is_empty() { of_state(BACKEND_DRAINING) } else { up }
+}
+
+fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) -> Vec<Range<u32>> {
+    let wanted: BTreeMap<u32, Vec<BackendRef>> =
+        assignment.services.iter().map(|s| (s.datapath_id, backends(view, s))).collect();
+    let placed = tables::place(view.current, &wanted, view.retired);
+    for (range, rows) in placed.tables.values() {
+        for (row, backend) in range.clone().zip(rows) {
+            desired.put(map::MAGLEV, &row, backend);
+        }
+    }
+    for kept in placed.retire.iter().chain(view.retired) {
+        for row in kept.clone() {
+            if let Some(old) = view.current.get::<u32, BackendRef>(map::MAGLEV, &row) {
+                desired.put(map::MAGLEV, &row, &old);
+            }
+        }
+    }
+    for service in &assignment.services {
+        let single = match wanted.get(&service.datapath_id).map(Vec::as_slice) {
+            Some([one]) => *one,
+            _ => BackendRef::default(),
+        };
+        let table = placed.tables.get(&service.datapath_id).map_or(0..0, |(range, _)| range.clone());
+        for port in &service.ports {
+            let address = match port.host_ip {
+                None => Ipv4Addr::UNSPECIFIED,
+                Some(IpAddr::V4(a)) => a,
+                Some(IpAddr::V6(_)) => continue,
+            };
+            let key = ServiceKey {
+                address: address.octets(),
+                port: port.published,
+                protocol: port.protocol.number(),
+                pad: 0,
+            };
+            let new = Service {
+                id: service.datapath_id,
+                generation: 0,
+                single,
+                table: table.start,
+                table_size: table.end - table.start,
+                target: port.target,
+                flags: 0,
+                pad: 0,
+            };
+            let generation = match view.current.get::<_, Service>(map::SVC4, &key) {
+                Some(old) if (Service { generation: 0, ..old }) == new => old.generation,
+                Some(old) => old.generation.wrapping_add(1),
+                None => 1,
+            };
+            desired.put(map::SVC4, &key, &Service { generation, ..new });
+        }
+    }
+    placed.retire
+}

@@ -1,0 +1,186 @@
+//! What each map must look like, and the name its pin has.
+//!
+//! A pin is called `<map>-<layout>-<capacity>`, where the layout is the hash of the structs inside
+//! (`warren_ebpf::abi`). So two builds share exactly the maps they agree on: an agent whose build
+//! changes one struct makes that map anew and goes on using all others, flows among them, without
+//! a moment in which old and new programs see different ones.
+
+use std::path::{Path, PathBuf};
+
+use warren_ebpf::abi::{
+    Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey, Forward, ForwardKey,
+    Layout, Local, Return, ReturnKey, Route, SEED, Schema, Service, ServiceKey, SocketPeer, capacity, map,
+    mix,
+};
+
+use super::sys::MapInfo;
+
+/// A map as this build has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Name, as in the object.
+    pub name: &'static str,
+    /// Hash of the structs in it.
+    pub layout: u64,
+    /// Kind and sizes, as the kernel says them.
+    pub info: MapInfo,
+}
+
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const PERCPU_ARRAY: u32 = 6;
+const LRU_HASH: u32 = 9;
+const LPM_TRIE: u32 = 11;
+const RINGBUF: u32 = 27;
+
+/// Layout of keys that are a plain number or address.
+const PLAIN: u64 = SEED;
+
+impl Shape {
+    /// The name of its pin.
+    #[must_use]
+    pub fn pin(&self) -> String {
+        format!("{}-{:016x}-{:x}", self.name, self.layout, self.info.max_entries)
+    }
+
+    /// Where it is pinned.
+    #[must_use]
+    pub fn path(&self, maps: &Path) -> PathBuf {
+        maps.join(self.pin())
+    }
+}
+
+/// A pin's name, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinName {
+    /// The map.
+    pub map: String,
+    /// Its layout.
+    pub layout: u64,
+}
+
+/// What a pin's name says; `None` when it is no pin of ours.
+#[must_use]
+pub fn parse_pin(name: &str) -> Option<PinName> {
+    let mut parts = name.rsplitn(3, '-');
+    u32::from_str_radix(parts.next()?, 16).ok()?;
+    let layout = u64::from_str_radix(parts.next()?, 16).ok()?;
+    Some(PinName { map: parts.next()?.to_owned(), layout })
+}
+
+/// Every map, sized for a machine with this much memory (bytes). Large flow tables are what costs:
+/// together they stay below one percent of the memory, and a board with 512 MB still gets room for
+/// 16384 flows.
+#[must_use]
+pub fn shapes(memory: u64) -> Vec<Shape> {
+    type V4 = [u8; 4];
+    let flows = u32::try_from((memory >> 16).clamp(16_384, 131_072)).unwrap_or(16_384);
+    // A power of two: buckets and rows of a kernel hash come in these anyway.
+    let flows = if flows.is_power_of_two() { flows } else { flows.next_power_of_two() / 2 };
+    let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
+        name,
+        layout: mix(mix(mix(SEED, key.0), value.0), u64::from(kind)),
+        info: MapInfo {
+            kind,
+            key_size: u32::try_from(key.1).unwrap_or(u32::MAX),
+            value_size: u32::try_from(value.1).unwrap_or(u32::MAX),
+            max_entries: entries,
+        },
+    };
+    fn of<T: Layout>() -> (u64, usize) {
+        (T::HASH, size_of::<T>())
+    }
+    let index = (PLAIN, 4);
+    let address = (PLAIN, 4);
+    let n = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
+    vec![
+        shape(map::CONFIG, ARRAY, index, of::<Config>(), 1),
+        shape(map::SCHEMA, ARRAY, index, of::<Schema>(), 1),
+        shape(map::SVC4, HASH, of::<ServiceKey<V4>>(), of::<Service>(), n(capacity::SERVICES)),
+        shape(map::BACKEND, ARRAY, index, of::<Backend>(), n(capacity::BACKENDS)),
+        shape(map::MAGLEV, ARRAY, index, of::<BackendRef>(), n(capacity::MAGLEV_ROWS)),
+        shape(map::EP4, HASH, address, of::<BackendRef>(), n(capacity::CONTAINERS)),
+        shape(map::LINK, HASH, index, of::<BackendRef>(), n(capacity::CONTAINERS)),
+        shape(map::LOCAL4, HASH, address, of::<Local>(), n(capacity::LOCALS)),
+        shape(map::ROUTE4, LPM_TRIE, (PLAIN, 8), of::<Route>(), n(capacity::ROUTES)),
+        shape(map::FLOW_NEW4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), n(capacity::HALF_OPEN)),
+        shape(map::FLOW_EST4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), flows),
+        shape(map::FWD_NEW4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), n(capacity::HALF_OPEN)),
+        shape(map::FWD_EST4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), flows),
+        shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), flows),
+        shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), flows),
+        shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer>(), n(capacity::SOCKETS)),
+        shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
+        shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
+    ]
+}
+
+/// Maps whose contents only the programs know: carried over when their layout changes. All others
+/// are written by the agent.
+pub const FLOWS: [&str; 7] = [
+    map::FLOW_NEW4,
+    map::FLOW_EST4,
+    map::FWD_NEW4,
+    map::FWD_EST4,
+    map::MASQ_RET4,
+    map::MASQ_OUT4,
+    map::SOCK4,
+];
+
+/// Makes a flow table's record of an older layout into one of this build.
+pub type Transform = fn(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
+
+/// How records of a flow table are carried over from an older layout: `None` when they cannot be.
+/// The same layout with another capacity is copied as it is.
+///
+/// Who changes a struct of a flow table adds a line to [`TRANSFORMS`] here: (map, old layout (the middle part of
+/// the old pin's name), function). Without one the old flows are given up on upgrade.
+#[must_use]
+pub fn transform(shape: &Shape, old: &PinName) -> Option<Transform> {
+    if old.layout == shape.layout {
+        return Some(|k, v| Some((k.to_vec(), v.to_vec())));
+    }
+    TRANSFORMS.iter().find(|(m, l, _)| *m == shape.name && *l == old.layout).map(|(_, _, f)| *f)
+}
+
+/// Older layouts that this build can read: none yet, there was one layout so far.
+const TRANSFORMS: &[(&str, u64, Transform)] = &[];
+
+/// What this build writes into `SCHEMA`.
+pub const SCHEMA: Schema = Schema::CURRENT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_has_a_shape_and_a_pin_name_that_reads_back() {
+        let shapes = shapes(1 << 30);
+        let names: Vec<&str> = shapes.iter().map(|s| s.name).collect();
+        assert_eq!(names, map::ALL);
+        for s in &shapes {
+            assert_eq!(parse_pin(&s.pin()), Some(PinName { map: s.name.into(), layout: s.layout }));
+        }
+        assert_eq!(parse_pin("SVC4"), None);
+        assert_eq!(parse_pin("x-y-z"), None);
+        assert!(FLOWS.iter().all(|f| names.contains(f)));
+    }
+
+    #[test]
+    fn flow_tables_follow_the_memory() {
+        let entries =
+            |memory| shapes(memory).iter().find(|s| s.name == map::FLOW_EST4).map(|s| s.info.max_entries);
+        assert_eq!(entries(512 << 20), Some(16_384));
+        assert_eq!(entries(3 << 30), Some(32_768));
+        assert_eq!(entries(1 << 40), Some(131_072));
+    }
+
+    #[test]
+    fn records_of_the_same_layout_are_copied_and_of_an_unknown_one_are_not() {
+        let shape = shapes(1 << 30).into_iter().find(|s| s.name == map::FLOW_EST4).unwrap();
+        let same = PinName { map: shape.name.into(), layout: shape.layout };
+        let copied = transform(&shape, &same).map(|f| f(&[1], &[2]));
+        assert_eq!(copied, Some(Some((vec![1], vec![2]))));
+        assert!(transform(&shape, &PinName { layout: 1, ..same }).is_none());
+    }
+}

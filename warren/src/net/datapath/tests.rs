@@ -1,0 +1,278 @@
+//! Deciding, comparing and writing together, against maps that are only memory.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
+
+use warren_ebpf::abi::{
+    BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, ROUTE_DROP, Route, Service, ServiceKey,
+    TCP, map,
+};
+
+use super::{
+    super::netlink::host::Host,
+    apply::apply,
+    contents::{ARRAYS, Contents, Maps, Rows},
+    desired::{Attached, Plan, Serving, Settings, View, plan, prefix_key},
+    diff::{Change, diff},
+    sys::from_bytes,
+};
+use crate::model::{Assignment, Attachment, NodeId, NodeSubnet, ServiceEndpoint, ServiceId, TaskId};
+
+#[derive(Default)]
+struct Memory(BTreeMap<String, Rows>);
+
+impl Maps for Memory {
+    fn dump(&self, map: &str) -> io::Result<Rows> {
+        let mut rows = self.0.get(map).cloned().unwrap_or_default();
+        if ARRAYS.contains(&map) {
+            rows.retain(|_, v| v.iter().any(|b| *b != 0));
+        }
+        Ok(rows)
+    }
+
+    fn set(&mut self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.0.entry(map.into()).or_default().insert(key.into(), value.into());
+        Ok(())
+    }
+
+    fn delete(&mut self, map: &str, key: &[u8]) -> io::Result<()> {
+        assert!(!ARRAYS.contains(&map), "rows of arrays cannot be deleted");
+        self.0.entry(map.into()).or_default().remove(key);
+        Ok(())
+    }
+}
+
+struct Node {
+    settings: Settings,
+    host: Host,
+    attached: BTreeMap<TaskId, Attached>,
+    assignment: Option<Assignment>,
+    retired: Vec<Range<u32>>,
+    maps: Memory,
+    current: Contents,
+}
+
+fn attachment(n: u8, generation: u32) -> Attachment {
+    Attachment {
+        address: Ipv4Addr::new(10, 86, 0, n),
+        address6: Ipv6Addr::LOCALHOST,
+        backend: n.into(),
+        generation,
+    }
+}
+
+fn task(n: u8) -> TaskId {
+    TaskId::from_random(n.into())
+}
+
+impl Node {
+    fn new() -> Self {
+        let node = NodeId::from_random(1);
+        Self {
+            settings: Settings { node, cookie: 7, interfaces: vec![], pool: "10.86.0.0/16".parse().ok() },
+            host: Host::default(),
+            attached: BTreeMap::new(),
+            assignment: None,
+            retired: Vec::new(),
+            maps: Memory::default(),
+            current: Contents::default(),
+        }
+    }
+
+    fn attach(&mut self, n: u8, serving: Serving) {
+        let a = Attached { attachment: attachment(n, 1), ifindex: 100 + u32::from(n), serving };
+        self.attached.insert(task(n), a);
+    }
+
+    /// One service with this many backends (tasks 1 to `n`).
+    fn assign(&mut self, n: u8) {
+        let node = self.settings.node;
+        self.assignment = Some(Assignment {
+            generation: 1,
+            node,
+            subnet: Some(NodeSubnet {
+                v4: "10.86.0.0/24".parse().unwrap(),
+                v6: "fd00::/64".parse().unwrap(),
+            }),
+            tasks: vec![],
+            services: vec![ServiceEndpoint {
+                id: ServiceId::from_random(5),
+                name: "web".into(),
+                datapath_id: 9,
+                ports: vec!["8080:80".parse().unwrap(), "127.0.0.1:9090:90".parse().unwrap()],
+                backends: (1..=n).map(|i| (task(i), node, attachment(i, 1))).collect(),
+            }],
+        });
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&View {
+            settings: &self.settings,
+            host: &self.host,
+            attached: &self.attached,
+            assignment: self.assignment.as_ref(),
+            current: &self.current,
+            retired: &self.retired,
+        })
+    }
+
+    /// A pass; returns what was written and checks that a second one writes nothing.
+    fn pass(&mut self) -> Vec<Change> {
+        let Plan { desired, retire } = self.plan();
+        let changes = diff(&self.current, &desired);
+        apply(&mut self.maps, &mut self.current, &changes).unwrap();
+        for m in super::contents::WRITTEN {
+            assert_eq!(*self.current.rows(m), self.maps.dump(m).unwrap(), "{m}: what we know is what is");
+        }
+        self.retired.extend(retire);
+        assert_eq!(diff(&self.current, &self.plan().desired), [], "a second pass writes nothing");
+        changes
+    }
+
+    fn service(&self, port: u16, address: [u8; 4]) -> Option<Service> {
+        self.current.get(map::SVC4, &ServiceKey { address, port, protocol: TCP, pad: 0 })
+    }
+
+    fn table(&self, s: &Service) -> Vec<BackendRef> {
+        (s.table..s.table + s.table_size)
+            .map(|r| self.current.get(map::MAGLEV, &r).unwrap_or_default())
+            .collect()
+    }
+}
+
+#[test]
+fn one_backend_needs_no_table_and_several_share_one() {
+    let mut node = Node::new();
+    node.assign(2);
+    node.attach(1, Serving::Open);
+    node.pass();
+    let one = node.service(8080, [0; 4]).unwrap();
+    assert_eq!((one.single.id, one.table_size, one.target, one.id), (1, 0, 80, 9));
+    assert_eq!(node.service(9090, [127, 0, 0, 1]).unwrap().target, 90);
+
+    node.attach(2, Serving::Open);
+    node.pass();
+    let two = node.service(8080, [0; 4]).unwrap();
+    assert_eq!(two.generation, one.generation + 1);
+    let table = node.table(&two);
+    assert_eq!(table.len(), 251);
+    assert!((1..=2).all(|id| table.iter().any(|b| b.id == id)));
+    assert_eq!(node.service(9090, [127, 0, 0, 1]).unwrap().table, two.table, "one table for all ports");
+}
+
+#[test]
+fn a_changed_table_is_written_elsewhere_before_the_service_points_to_it() {
+    let mut node = Node::new();
+    node.assign(3);
+    (1..=3).for_each(|n| node.attach(n, Serving::Open));
+    node.pass();
+    let before = node.service(8080, [0; 4]).unwrap();
+    let rows = node.table(&before);
+
+    node.attach(3, Serving::Draining);
+    let changes = node.pass();
+    let after = node.service(8080, [0; 4]).unwrap();
+    assert!(
+        after.table >= before.table + before.table_size || after.table + after.table_size <= before.table
+    );
+    assert_eq!(node.table(&before), rows, "readers may still be in the old rows");
+    assert!(node.table(&after).iter().all(|b| b.id != 3), "no new connections for one that drains");
+    let position = |f: &dyn Fn(&Change) -> bool| changes.iter().position(f).unwrap();
+    let last_row = changes.len()
+        - 1
+        - changes
+            .iter()
+            .rev()
+            .position(|c| matches!(c, Change::Set { map, .. } if *map == map::MAGLEV))
+            .unwrap();
+    assert!(last_row < position(&|c| matches!(c, Change::Set { map, .. } if *map == map::SVC4)));
+
+    node.retired.clear();
+    node.pass();
+    assert!(node.table(&before).iter().all(|b| b.id == 0), "after a while they are zeroed");
+}
+
+#[test]
+fn draining_backends_serve_when_no_other_is_there() {
+    let mut node = Node::new();
+    node.assign(2);
+    node.attach(1, Serving::Draining);
+    node.attach(2, Serving::Closed);
+    node.pass();
+    assert_eq!(node.service(8080, [0; 4]).unwrap().single.id, 1);
+    node.attach(2, Serving::Open);
+    node.pass();
+    assert_eq!(node.service(8080, [0; 4]).unwrap().single.id, 2);
+    let row: Backend = node.current.get(map::BACKEND, &1u32).unwrap();
+    assert_eq!(row.state, BACKEND_DRAINING);
+}
+
+#[test]
+fn a_row_is_nobodys_while_it_changes_hands() {
+    let mut node = Node::new();
+    node.attach(1, Serving::Open);
+    node.pass();
+    let a = node.attached.get_mut(&task(1)).unwrap();
+    a.attachment.generation = 2;
+    a.ifindex = 200;
+    let steps: Vec<Backend> = node
+        .pass()
+        .into_iter()
+        .filter_map(|c| match c {
+            Change::Set { map: map::BACKEND, value, .. } => from_bytes(&value),
+            _ => None,
+        })
+        .collect();
+    let seen: Vec<(u32, u8)> = steps.iter().map(|b| (b.generation, b.state)).collect();
+    assert_eq!(seen, [(1, BACKEND_EMPTY), (2, BACKEND_EMPTY), (2, BACKEND_UP)]);
+}
+
+#[test]
+fn nothing_is_left_of_a_container_that_goes() {
+    let mut node = Node::new();
+    node.assign(2);
+    (1..=2).for_each(|n| node.attach(n, Serving::Open));
+    node.pass();
+    node.attached.clear();
+    node.assignment.as_mut().unwrap().services.clear();
+    node.pass();
+    node.retired.clear();
+    node.pass();
+    for m in [map::SVC4, map::BACKEND, map::MAGLEV, map::EP4, map::LINK] {
+        assert!(node.current.rows(m).is_empty(), "{m} is not empty");
+    }
+}
+
+#[test]
+fn without_an_assignment_published_ports_stay_as_they_are() {
+    let mut node = Node::new();
+    node.assign(2);
+    (1..=2).for_each(|n| node.attach(n, Serving::Open));
+    node.pass();
+    let before = node.service(8080, [0; 4]);
+    node.assignment = None;
+    node.pass();
+    assert!(before.is_some());
+    assert_eq!(node.service(8080, [0; 4]), before);
+}
+
+#[test]
+fn addresses_of_the_pool_do_not_leave_the_node() {
+    let mut node = Node::new();
+    node.pass();
+    let route: Route = node.current.get(map::ROUTE4, &prefix_key("10.86.0.0/16".parse().unwrap())).unwrap();
+    assert_eq!(route.flags, ROUTE_DROP);
+}
+
+#[test]
+fn states_not_said_yet_are_those_of_the_assignment() {
+    let mut node = Node::new();
+    node.assign(1);
+    node.attach(1, Serving::Unknown);
+    node.pass();
+    assert_eq!(node.service(8080, [0; 4]).unwrap().single.id, 0, "a task nothing is known of is not served");
+}

@@ -1,0 +1,479 @@
+//! What the agent holds of the datapath, and the verbs on it. One lock over maps and programs, held
+//! only between awaits; one over work on links, so that two verbs never make and remove one link at
+//! the same time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, watch};
+use warren_ebpf::abi::{Backend, map};
+
+use super::{
+    Config, NetError,
+    attach::{alias::Alias, host_name, link},
+    datapath::{
+        apply::apply,
+        bpffs,
+        contents::{self, Contents},
+        desired::{self, Attached, Plan, Serving, Settings, View, plan},
+        diff::{Change, diff},
+        links::Hook,
+        loader::Loaded,
+        shape::shapes,
+        sys::{RawMap, bytes_of, netns_cookie},
+    },
+    netlink::{Monitor, Netlink, host::Host},
+    report,
+    reserved::Reserved,
+};
+use crate::model::{Assignment, Attachment, TaskId};
+
+/// How long rows of a replaced table are left alone: far longer than a packet is in a program.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Everything but the loop.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) settings: Settings,
+    netns_dir: PathBuf,
+    pub(super) netlink: Netlink,
+    pub(super) monitor: Monitor,
+    pub(super) assignment: watch::Receiver<Option<Arc<Assignment>>>,
+    /// Something asks for a pass.
+    pub(super) wake: Notify,
+    state: Mutex<State>,
+    links: tokio::sync::Mutex<()>,
+    generation: watch::Sender<u64>,
+}
+
+/// What is known of the kernel.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) loaded: Loaded,
+    pub(super) current: Contents,
+    pub(super) attached: BTreeMap<TaskId, Attached>,
+    pub(super) host: Host,
+    retired: Vec<(Range<u32>, Instant)>,
+    /// Devices that run our programs: number and name.
+    pub(super) devices: BTreeSet<(u32, String)>,
+    /// Whether our programs are in the place of an earlier agent's.
+    switched: bool,
+    reserved: Reserved,
+}
+
+impl State {
+    /// Computes what is to be from what is.
+    pub(super) fn plan(&self, settings: &Settings, assignment: Option<&Assignment>) -> Plan {
+        let retired: Vec<Range<u32>> = self.retired.iter().map(|(r, _)| r.clone()).collect();
+        plan(&View {
+            settings,
+            host: &self.host,
+            attached: &self.attached,
+            assignment,
+            current: &self.current,
+            retired: &retired,
+        })
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), NetError> {
+        let done = apply(&mut self.loaded, &mut self.current, changes);
+        done.map_err(|e| NetError::system("write the datapath's maps", e))
+    }
+
+    /// Makes the maps so.
+    fn settle(&mut self, settings: &Settings, assignment: Option<&Assignment>) -> Result<(), NetError> {
+        let now = Instant::now();
+        self.retired.retain(|(_, since)| now.duration_since(*since) < GRACE);
+        let Plan { desired, retire } = self.plan(settings, assignment);
+        let changes = diff(&self.current, &desired);
+        self.apply(&changes)?;
+        self.retired.extend(retire.into_iter().map(|r| (r, now)));
+        Ok(())
+    }
+
+    /// Puts programs where they belong: on every device that takes part and on every link.
+    fn programs(&mut self, settings: &Settings, heard: bool) -> Result<(), NetError> {
+        if !self.switched && self.loaded.refill && !heard {
+            // The programs of an earlier build go on with its maps until ours are filled.
+            return Ok(());
+        }
+        let mut first_error = None;
+        let mut wanted = BTreeSet::new();
+        let uplinks: Vec<_> = self.host.uplinks(&settings.interfaces).cloned().collect();
+        let links: Vec<(u32, String)> =
+            self.attached.iter().map(|(t, a)| (a.ifindex, host_name(*t))).collect();
+        for d in uplinks {
+            wanted.insert((d.index, d.name.clone()));
+            if !self.switched || !self.devices.contains(&(d.index, d.name.clone())) {
+                match self.loaded.attach_device(d.index, &d.name, d.layer) {
+                    Ok(()) => drop(self.devices.insert((d.index, d.name))),
+                    // A device may go at any moment: the next pass does not see it any more.
+                    Err(e) => first_error = first_error.or(Some(e)),
+                }
+            }
+        }
+        if self.switched {
+            self.devices.retain(|d| wanted.contains(d));
+            self.loaded.links().sweep()?;
+        } else if first_error.is_none() {
+            for (index, name) in &links {
+                if self.host.devices.iter().any(|d| d.index == *index) {
+                    self.loaded.attach_link(*index, name)?;
+                }
+            }
+            self.loaded.attach_sockets()?;
+            self.forget_others(&wanted, &links)?;
+            let late = self.loaded.carry_over()?;
+            self.loaded.drop_old_maps()?;
+            self.switched = true;
+            tracing::info!(devices = wanted.len(), links = links.len(), late, "datapath is in place");
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Ends what an earlier start ran on devices that take no part any more.
+    fn forget_others(
+        &self,
+        wanted: &BTreeSet<(u32, String)>,
+        links: &[(u32, String)],
+    ) -> Result<(), NetError> {
+        let ours =
+            |index: u32| wanted.iter().any(|(i, _)| *i == index) || links.iter().any(|(i, _)| *i == index);
+        for (pin, path) in self.loaded.links().pins()? {
+            let index = pin.strip_prefix("dev-").and_then(|n| n.parse::<u32>().ok());
+            if index.is_some_and(|i| !ours(i)) {
+                bpffs::remove_file(&path).map_err(|e| NetError::system("remove a pinned link", e))?;
+            }
+        }
+        for d in self.host.devices.iter().filter(|d| !ours(d.index)) {
+            super::datapath::links::remove_filter(&d.name);
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    pub(super) async fn start(
+        config: Config,
+        assignment: watch::Receiver<Option<Arc<Assignment>>>,
+    ) -> Result<Arc<Self>, NetError> {
+        let hook = Hook::of_this_kernel();
+        let loaded = Loaded::start(&config.pin_root, shapes(memory()), hook)?;
+        for (path, held) in bpffs::others(&config.pin_root) {
+            if held {
+                tracing::info!("another node of this machine has its pins in {}", path.display());
+            } else {
+                tracing::warn!(
+                    "{} holds pins of a node without an agent: start it, or if it is gone for good, remove them with `rm -r {}`",
+                    path.display(),
+                    path.display(),
+                );
+            }
+        }
+        let cookie =
+            netns_cookie().map_err(|e| NetError::system("learn the network namespace's cookie", e))?;
+        let netlink = Netlink::open()?;
+        let monitor = Monitor::open()?;
+        let host = netlink.host().await?;
+        let current = contents::read(&loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
+        let settings =
+            Settings { node: config.node, cookie, interfaces: config.interfaces, pool: config.pool };
+        let attached = find_attached(&settings, &host, &current);
+        let reserved = Reserved::new(&config.netns_dir);
+        let state = State {
+            loaded,
+            current,
+            attached,
+            host,
+            retired: Vec::new(),
+            devices: BTreeSet::new(),
+            switched: false,
+            reserved,
+        };
+        let engine = Arc::new(Self {
+            settings,
+            netns_dir: config.netns_dir,
+            netlink,
+            monitor,
+            assignment,
+            wake: Notify::new(),
+            state: Mutex::new(state),
+            links: tokio::sync::Mutex::new(()),
+            generation: watch::Sender::new(0),
+        });
+        engine.pass(false).await?;
+        Ok(engine)
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn heard(&self) -> Option<Arc<Assignment>> {
+        self.assignment.borrow().clone()
+    }
+
+    /// Looks at everything and makes it so. With `audit`, what the maps hold is read again and not
+    /// remembered.
+    pub(super) async fn pass(&self, audit: bool) -> Result<(), NetError> {
+        let host = self.netlink.host().await?;
+        let assignment = self.heard();
+        let mtu = host.smallest_mtu(&self.settings.interfaces);
+        let unfinished = {
+            let mut state = self.state();
+            state.host = host;
+            if audit {
+                let found = contents::read(&state.loaded)
+                    .map_err(|e| NetError::system("read the datapath's maps", e))?;
+                if found != state.current {
+                    tracing::warn!("something else has written into the datapath's maps: mending it");
+                    state.current = found;
+                }
+            }
+            if let Some(a) = &assignment {
+                state.reserved.set(a);
+            }
+            state.settle(&self.settings, assignment.as_deref())?;
+            state.programs(&self.settings, assignment.is_some())?;
+            unfinished(&state, mtu)
+        };
+        for task in unfinished {
+            self.mend(task, mtu).await;
+        }
+        if let Some(a) = assignment {
+            self.generation.send_replace(a.generation);
+        }
+        Ok(())
+    }
+
+    /// When the loop should look again if nothing happens before: rows that nobody reads any more
+    /// are to be zeroed.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        let last = self.state().retired.iter().map(|(_, since)| *since).max()?;
+        Some((last + GRACE).saturating_duration_since(Instant::now()))
+    }
+
+    /// Brings a link back that something else has removed or changed.
+    async fn mend(&self, task: TaskId, mtu: u32) {
+        let attached = self.state().attached.get(&task).copied();
+        let Some(a) = attached else { return };
+        if let Err(e) = self.connect(task, &a.attachment, mtu, true).await {
+            tracing::warn!("cannot mend the link of task {task}: {e}");
+        }
+    }
+
+    /// Makes or completes a task's link, with its program and its rows; with `mend` only if it has
+    /// not been detached meanwhile.
+    async fn connect(
+        &self,
+        task: TaskId,
+        attachment: &Attachment,
+        mtu: u32,
+        mend: bool,
+    ) -> Result<(), NetError> {
+        let _links = self.links.lock().await;
+        if mend && !self.state().attached.contains_key(&task) {
+            return Ok(());
+        }
+        let alias = Alias { node: self.settings.node, task, attachment: *attachment };
+        let index = link::make(&self.netlink, &self.netns_dir, &alias, mtu).await?;
+        {
+            let mut state = self.state();
+            state.loaded.attach_link(index, &host_name(task))?;
+            let serving = match state.attached.get(&task) {
+                Some(a) if a.attachment == *attachment => a.serving,
+                _ => Serving::Closed,
+            };
+            state.attached.insert(task, Attached { attachment: *attachment, ifindex: index, serving });
+            state.settle(&self.settings, self.heard().as_deref())?;
+        }
+        // The link goes up last: from its first packet on there are a program and its rows.
+        link::finish(&self.netlink, &self.netns_dir, &alias, index).await
+    }
+
+    async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
+        let mtu = self.state().host.smallest_mtu(&self.settings.interfaces);
+        self.connect(task, attachment, mtu, false).await?;
+        Ok(link::namespace_path(&self.netns_dir, task))
+    }
+
+    fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
+        let assignment = self.heard();
+        let mut state = self.state();
+        let a = state.attached.get_mut(&task).filter(|a| a.attachment == *attachment);
+        let a = a.ok_or(NetError::NotAttached(task))?;
+        a.serving = match (open, a.serving) {
+            (true, _) => Serving::Open,
+            (false, Serving::Closed) => Serving::Closed,
+            (false, _) => Serving::Draining,
+        };
+        let row = desired::backend_row(task, a, assignment.as_deref());
+        // This one write is what the next packet obeys; tables follow.
+        let key = bytes_of(&attachment.backend).to_vec();
+        let value = bytes_of(&row).to_vec();
+        let known: Option<Backend> = state.current.get(map::BACKEND, &attachment.backend);
+        if known.is_some_and(|k| Backend { state: row.state, ..k } == row) {
+            state.apply(&[Change::Set { map: map::BACKEND, key, value }])?;
+        }
+        state.settle(&self.settings, assignment.as_deref())?;
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn detach(&self, task: TaskId) -> Result<(), NetError> {
+        let links = self.links.lock().await;
+        let (gone, maps) = {
+            let mut state = self.state();
+            let gone = state.attached.remove(&task);
+            state.settle(&self.settings, self.heard().as_deref())?;
+            if let Some(a) = &gone {
+                state.loaded.links().remove_device(a.ifindex, &host_name(task))?;
+            }
+            let maps: Vec<(&'static str, Arc<RawMap>)> =
+                state.loaded.maps().map(|(n, m)| (n, Arc::clone(m))).collect();
+            (gone, maps)
+        };
+        link::remove(&self.netlink, &self.netns_dir, task).await?;
+        self.state().loaded.links().sweep()?;
+        drop(links);
+        if let Some(a) = gone {
+            // After the link: no packet of the container makes a flow any more.
+            tokio::task::spawn_blocking(move || report::purge(&maps, &a.attachment))
+                .await
+                .map_err(|_| NetError::Stopped)?
+                .map_err(|e| NetError::system("remove a container's flows", e))?;
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// What should be in the maps and what really is.
+    pub(super) fn read_again(&self) -> Result<(Plan, Contents), NetError> {
+        let state = self.state();
+        let found =
+            contents::read(&state.loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
+        Ok((state.plan(&self.settings, self.heard().as_deref()), found))
+    }
+
+    fn list(&self) -> Result<Vec<TaskId>, NetError> {
+        let mut tasks: BTreeSet<TaskId> = link::namespaces(&self.netns_dir)
+            .map_err(|e| NetError::system("list network namespaces", e))?
+            .into_iter()
+            .collect();
+        tasks.extend(self.state().attached.keys());
+        Ok(tasks.into_iter().collect())
+    }
+}
+
+/// Links whose state, MTU or route is not what it should be, of containers that have a namespace.
+pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
+    let whole = |a: &Attached| {
+        let device = state.host.devices.iter().find(|d| d.index == a.ifindex);
+        device.is_some_and(|d| d.up && d.mtu == mtu)
+            && state.host.routes.iter().any(|r| {
+                r.device == Some(a.ifindex)
+                    && r.destination.addr() == std::net::IpAddr::V4(a.attachment.address)
+            })
+    };
+    state.attached.iter().filter(|(_, a)| !whole(a)).map(|(t, _)| *t).collect()
+}
+
+/// The containers that are there already, as their links say; whether each is open, as its row
+/// says.
+fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeMap<TaskId, Attached> {
+    use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP};
+    let mut attached = BTreeMap::new();
+    for d in host.devices.iter().filter(|d| d.is_ours()) {
+        let Some(Ok(alias)) = d.alias.as_deref().map(str::parse::<Alias>) else { continue };
+        if alias.node != settings.node {
+            continue;
+        }
+        let attachment = alias.attachment;
+        let row: Option<Backend> = current.get(map::BACKEND, &attachment.backend);
+        let serving = match row.filter(|r| r.generation == attachment.generation).map(|r| r.state) {
+            Some(BACKEND_UP) => Serving::Open,
+            Some(BACKEND_DRAINING) => Serving::Draining,
+            Some(BACKEND_CLOSED) => Serving::Closed,
+            _ => Serving::Unknown,
+        };
+        attached.insert(alias.task, Attached { attachment, ifindex: d.index, serving });
+    }
+    attached
+}
+
+/// Memory of the machine, in bytes.
+fn memory() -> u64 {
+    use procfs::Current;
+    procfs::Meminfo::current().map_or(1 << 30, |m| m.mem_total)
+}
+
+/// How the rest of the node speaks to its network. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    engine: Arc<Engine>,
+}
+
+impl Handle {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// Makes the task's network namespace, link, addresses and routes, and returns where the
+    /// namespace is mounted. It gets no traffic from published ports before [`Handle::serve`].
+    /// Repeatable: completes what is half-made.
+    pub async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
+        self.engine.attach(task, attachment).await
+    }
+
+    /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
+    /// next packet on. Established ones are left alone.
+    pub async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
+        self.engine.serve(task, attachment, open)
+    }
+
+    /// Removes every trace of the task, flows included. Nothing there is no error.
+    pub async fn detach(&self, task: TaskId) -> Result<(), NetError> {
+        self.engine.detach(task).await
+    }
+
+    /// Everything attached, whole or half-made.
+    pub async fn list(&self) -> Result<Vec<TaskId>, NetError> {
+        self.engine.list()
+    }
+
+    /// Published ports, as the datapath has them.
+    pub async fn published(&self) -> Result<Vec<report::Published>, NetError> {
+        Ok(report::published(&self.engine))
+    }
+
+    /// Live flows, at most `limit` (0: all), and whether there are more.
+    pub async fn flows(&self, limit: usize) -> Result<(Vec<report::Flow>, bool), NetError> {
+        let engine = Arc::clone(&self.engine);
+        tokio::task::spawn_blocking(move || report::flows(&engine, limit))
+            .await
+            .map_err(|_| NetError::Stopped)?
+    }
+
+    /// Compares what should be with what is.
+    pub async fn check(&self) -> Result<report::Check, NetError> {
+        report::check(&self.engine).await
+    }
+
+    /// The generation of the assignment that the datapath has reached.
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.engine.generation.subscribe()
+    }
+
+    /// Waits until the datapath has reached this generation.
+    pub async fn wait_generation(&self, generation: u64) -> Result<(), NetError> {
+        let mut reached = self.generation();
+        reached.wait_for(|g| *g >= generation).await.map(drop).map_err(|_| NetError::Stopped)
+    }
+}

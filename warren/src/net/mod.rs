@@ -1,0 +1,81 @@
+//! A node's network: containers' links, the datapath's maps and programs, and what the datapath
+//! must know of the node's own devices, addresses and routes.
+//!
+//! The agent writes only what it wants to be so: it computes the full contents of every map from
+//! an assignment and from what it finds on the node, compares them with what the maps hold, and
+//! applies the difference. Programs, maps and links outlive the agent; one that starts finds them
+//! and goes on.
+//!
+//! [`start`] runs it; [`Handle`] is how the rest of the node speaks to it. [`preflight`],
+//! [`port_owner`] and [`reset`] need no running agent.
+
+pub mod attach;
+mod controller;
+pub mod datapath;
+mod engine;
+mod error;
+pub mod netlink;
+mod owner;
+mod preflight;
+mod report;
+mod reserved;
+mod reset;
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, sync::Arc};
+
+use ipnet::Ipv4Net;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Assignment, NodeId};
+
+pub use engine::Handle;
+pub use error::NetError;
+pub use owner::port_owner;
+pub use preflight::{Problem, pool_conflict, preflight};
+pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};
+pub use reset::reset;
+
+/// Where a node's network lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The node.
+    pub node: NodeId,
+    /// Where maps and links are pinned: `/sys/fs/bpf/warren/<node>/v<schema>`, see [`pin_root`].
+    pub pin_root: PathBuf,
+    /// Where containers' network namespaces are mounted; below `/run`, since they do not survive a
+    /// restart of the machine.
+    pub netns_dir: PathBuf,
+    /// Devices that take part; empty: every device that is not ours.
+    pub interfaces: Vec<String>,
+    /// The cluster's pool of addresses: what is sent to an address of it that no container has does
+    /// not leave the node.
+    pub pool: Option<Ipv4Net>,
+}
+
+/// The usual place for a node's pins.
+#[must_use]
+pub fn pin_root(node: NodeId) -> PathBuf {
+    PathBuf::from(datapath::bpffs::USUAL)
+        .join("warren")
+        .join(node.as_str())
+        .join(format!("v{}", warren_ebpf::abi::SCHEMA_VERSION))
+}
+
+/// Starts the node's network in the calling thread's network namespace: takes over or loads the
+/// datapath, then follows `assignment` and the node's devices until `cancel`. Containers, programs
+/// and flows are left as they are when it ends.
+///
+/// # Errors
+/// [`NetError`] when the datapath cannot be brought up; nothing that served before was harmed.
+pub async fn start(
+    config: Config,
+    assignment: watch::Receiver<Option<Arc<Assignment>>>,
+    cancel: CancellationToken,
+) -> Result<(Handle, JoinHandle<()>), NetError> {
+    let engine = engine::Engine::start(config, assignment).await?;
+    let task = tokio::spawn(controller::run(Arc::clone(&engine), cancel));
+    Ok((Handle::new(engine), task))
+}

@@ -1,0 +1,288 @@
+//! What the kernel has of devices, addresses and routes, as plain values, and what follows from
+//! it for the datapath. Pure.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// How packets of a device begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    /// With an Ethernet header.
+    Ethernet,
+    /// With the IP header: tun, WireGuard, PPP, IP tunnels.
+    Ip,
+    /// Loopback.
+    Loopback,
+    /// With something we do not know: no program is attached there.
+    Other,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The kernel's number of it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its alias: where we write whose our own devices are.
+    pub alias: Option<String>,
+    /// Its link-layer address.
+    pub mac: Vec<u8>,
+    /// Largest packet, link-layer header not counted.
+    pub mtu: u32,
+    /// How its packets begin.
+    pub layer: Layer,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+impl Device {
+    /// Whether it is the host end of a container's link, of this node or another. The MAC is set
+    /// in the request that makes the device, so that it is never taken for a stranger's.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.mac == super::super::attach::HOST_MAC && self.name.starts_with(super::super::attach::PREFIX)
+    }
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// Its device.
+    pub device: u32,
+    /// The address and the length of its prefix.
+    pub net: IpNet,
+    /// Whether it is of global scope (not link-local, not of the host only).
+    pub global: bool,
+    /// Whether it is a secondary address of its subnet.
+    pub secondary: bool,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// Through which device; `None`: nowhere (blackhole, unreachable, prohibit).
+    pub device: Option<u32>,
+    /// By which router, if not directly.
+    pub gateway: Option<IpAddr>,
+    /// The source address it asks for.
+    pub source: Option<IpAddr>,
+    /// The smallest wins.
+    pub metric: u32,
+}
+
+/// All of it, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// Devices.
+    pub devices: Vec<Device>,
+    /// Addresses.
+    pub addresses: Vec<Address>,
+    /// Routes of the main table.
+    pub routes: Vec<Route>,
+}
+
+/// Where a destination prefix leads, as the datapath wants to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// How; `None`: nothing may leave this way.
+    pub out: Option<Out>,
+}
+
+/// How packets leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Out {
+    /// Through which device.
+    pub device: u32,
+    /// What masqueraded packets come from.
+    pub source: Ipv4Addr,
+    /// Largest packet of the device.
+    pub mtu: u32,
+}
+
+/// Used when no uplink says otherwise.
+pub const DEFAULT_MTU: u32 = 1500;
+
+impl Host {
+    /// The device of this name.
+    #[must_use]
+    pub fn device(&self, name: &str) -> Option<&Device> {
+        self.devices.iter().find(|d| d.name == name)
+    }
+
+    /// Devices that take part: not loopback, not ours, of a kind we understand and, when
+    /// `interfaces` is not empty, named there.
+    pub fn uplinks<'a>(&'a self, interfaces: &'a [String]) -> impl Iterator<Item = &'a Device> {
+        self.devices.iter().filter(move |d| {
+            matches!(d.layer, Layer::Ethernet | Layer::Ip)
+                && !d.is_ours()
+                && (interfaces.is_empty() || interfaces.contains(&d.name))
+        })
+    }
+
+    /// The largest packet that fits through every uplink that is in use (up, and with an address
+    /// or a route).
+    #[must_use]
+    pub fn smallest_mtu(&self, interfaces: &[String]) -> u32 {
+        self.uplinks(interfaces)
+            .filter(|d| d.up)
+            .filter(|d| {
+                self.addresses.iter().any(|a| a.device == d.index && a.global)
+                    || self.routes.iter().any(|r| r.device == Some(d.index) && r.destination.addr().is_ipv4())
+            })
+            .map(|d| d.mtu)
+            .min()
+            .unwrap_or(DEFAULT_MTU)
+            .clamp(576, 65535)
+    }
+
+    /// The node's own IPv4 addresses and their devices, without 127.0.0.0/8.
+    pub fn local4(&self) -> impl Iterator<Item = (Ipv4Addr, u32)> + '_ {
+        self.addresses.iter().filter_map(|a| match a.net.addr() {
+            IpAddr::V4(ip) if !ip.is_loopback() => Some((ip, a.device)),
+            _ => None,
+        })
+    }
+
+    /// The IPv4 routes of containers to the world: the best one for each destination, with its
+    /// source address. A route that leads nowhere, through a device that takes no part (no answer
+    /// would be brought back to the container), or that has no address to leave with, lets nothing
+    /// pass. Routes to our own containers and through loopback are left out.
+    #[must_use]
+    pub fn ways4(&self, interfaces: &[String]) -> Vec<Way> {
+        let skipped = |index: u32| {
+            self.devices.iter().any(|d| d.index == index && (d.is_ours() || d.layer == Layer::Loopback))
+        };
+        let mut best: BTreeMap<Ipv4Net, &Route> = BTreeMap::new();
+        for r in self.routes.iter().filter(|r| !r.device.is_some_and(skipped)) {
+            let IpNet::V4(net) = r.destination else { continue };
+            let b = best.entry(net.trunc()).or_insert(r);
+            if r.metric < b.metric {
+                *b = r;
+            }
+        }
+        best.into_iter()
+            .map(|(destination, r)| Way { destination, out: self.out4(r, destination, interfaces) })
+            .collect()
+    }
+
+    fn out4(&self, r: &Route, destination: Ipv4Net, interfaces: &[String]) -> Option<Out> {
+        let device = self.uplinks(interfaces).find(|d| Some(d.index) == r.device)?;
+        let next_hop = match r.gateway {
+            Some(IpAddr::V4(g)) => g,
+            _ => destination.addr(),
+        };
+        Some(Out { device: device.index, source: self.source4(r, next_hop)?, mtu: device.mtu })
+    }
+
+    /// The address the kernel would send from: the route's own, else one of the device in the
+    /// subnet of the next hop, else the device's first, else the node's first.
+    fn source4(&self, route: &Route, next_hop: Ipv4Addr) -> Option<Ipv4Addr> {
+        if let Some(IpAddr::V4(s)) = route.source {
+            return Some(s);
+        }
+        let v4 = |a: &&Address| a.global && !a.secondary && a.net.addr().is_ipv4();
+        let of_device = || self.addresses.iter().filter(v4).filter(|a| Some(a.device) == route.device);
+        let found = of_device()
+            .find(|a| a.net.contains(&IpAddr::V4(next_hop)))
+            .or_else(|| of_device().next())
+            .or_else(|| self.addresses.iter().find(v4))?;
+        match found.net.addr() {
+            IpAddr::V4(a) => Some(a),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32, name: &str, layer: Layer, mtu: u32) -> Device {
+        Device { index, name: name.into(), alias: None, mac: vec![2, 0, 0, 0, 0, 1], mtu, layer, up: true }
+    }
+
+    fn address(device: u32, net: &str) -> Address {
+        let net: IpNet = net.parse().unwrap();
+        Address { device, net, global: !net.addr().is_loopback(), secondary: false }
+    }
+
+    fn route(device: u32, destination: &str, gateway: Option<&str>, metric: u32) -> Route {
+        Route {
+            destination: destination.parse().unwrap(),
+            device: Some(device),
+            gateway: gateway.map(|g| g.parse().unwrap()),
+            source: None,
+            metric,
+        }
+    }
+
+    fn host() -> Host {
+        Host {
+            devices: vec![
+                device(1, "lo", Layer::Loopback, 65536),
+                device(2, "eth0", Layer::Ethernet, 1500),
+                device(3, "wg0", Layer::Ip, 1420),
+                device(4, "can0", Layer::Other, 16),
+                Device {
+                    mac: crate::net::attach::HOST_MAC.to_vec(),
+                    ..device(5, "wrabcdefghijklm", Layer::Ethernet, 1400)
+                },
+            ],
+            addresses: vec![
+                address(1, "127.0.0.1/8"),
+                address(2, "192.0.2.7/24"),
+                address(2, "198.51.100.7/24"),
+                address(3, "10.9.0.2/32"),
+            ],
+            routes: vec![
+                route(2, "0.0.0.0/0", Some("198.51.100.1"), 100),
+                route(3, "0.0.0.0/0", None, 200),
+                route(2, "192.0.2.0/24", None, 0),
+                route(3, "10.9.0.0/24", None, 0),
+                route(5, "10.20.0.5/32", None, 0),
+            ],
+        }
+    }
+
+    #[test]
+    fn our_own_loopback_and_unknown_devices_are_no_uplinks() {
+        let host = host();
+        let names = |i: &[String]| host.uplinks(i).map(|d| d.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&[]), ["eth0", "wg0"]);
+        assert_eq!(names(&["wg0".into()]), ["wg0"]);
+    }
+
+    #[test]
+    fn the_smallest_mtu_of_devices_in_use_counts() {
+        let mut host = host();
+        assert_eq!(host.smallest_mtu(&[]), 1420);
+        host.devices[2].up = false;
+        assert_eq!(host.smallest_mtu(&[]), 1500);
+        assert_eq!(Host::default().smallest_mtu(&[]), DEFAULT_MTU);
+    }
+
+    #[test]
+    fn ways_take_the_best_metric_and_the_source_of_the_next_hops_subnet() {
+        let mut host = host();
+        host.routes.push(Route { device: None, ..route(2, "192.0.2.128/25", None, 0) });
+        let find = |ways: &[Way], d: &str| ways.iter().find(|w| w.destination == d.parse().unwrap()).copied();
+        let ways = host.ways4(&[]);
+        let source = |d: &str| find(&ways, d).unwrap().out.map(|o| (o.device, o.source.to_string()));
+        assert_eq!(source("0.0.0.0/0"), Some((2, "198.51.100.7".into())));
+        assert_eq!(source("192.0.2.0/24"), Some((2, "192.0.2.7".into())));
+        assert_eq!(source("10.9.0.0/24"), Some((3, "10.9.0.2".into())));
+        assert_eq!(source("192.0.2.128/25"), None, "a blackhole lets nothing pass");
+        assert_eq!(find(&ways, "10.20.0.5/32"), None, "a container's route is no way out");
+        let narrowed = host.ways4(&["eth0".into()]);
+        assert_eq!(find(&narrowed, "10.9.0.0/24").unwrap().out, None, "no answer would come back");
+    }
+}

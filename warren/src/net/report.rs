@@ -1,0 +1,383 @@
+//! What people are shown of the datapath, and the removal of one container's flows.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+};
+
+use warren_ebpf::abi::{
+    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, Config, Egress, EgressKey,
+    FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET,
+    FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, MASQUERADE_REPLIED, Return, ReturnKey, Service,
+    ServiceKey, SocketPeer, TCP, UDP, map,
+};
+
+use super::{
+    NetError,
+    attach::host_name,
+    datapath::{
+        contents::{Contents, Maps, WRITTEN},
+        desired::{Plan, reference},
+        sys::{RawMap, from_bytes},
+    },
+    engine::{Engine, unfinished},
+};
+use crate::model::{Attachment, PortSpec, TaskId};
+
+/// A published port as the datapath has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Name of the service.
+    pub service: String,
+    /// The port.
+    pub port: PortSpec,
+    /// What is behind it on this node.
+    pub backends: Vec<PublishedBackend>,
+    /// Rows of the Maglev table; 0 for a single backend.
+    pub table_size: u32,
+}
+
+/// A container behind a published port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedBackend {
+    /// The task.
+    pub task: TaskId,
+    /// Where connections go.
+    pub address: SocketAddrV4,
+    /// "up", "draining" or "closed".
+    pub state: &'static str,
+    /// Row in the backend table.
+    pub id: u32,
+    /// Which use of the row.
+    pub generation: u32,
+}
+
+/// A live flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// "tcp", "udp" or "icmp".
+    pub protocol: &'static str,
+    /// The other side: the client, or for outgoing flows whom the container talks to.
+    pub client: SocketAddrV4,
+    /// Where the client connected to; `None` for outgoing flows.
+    pub published: Option<SocketAddrV4>,
+    /// The container's side.
+    pub container: SocketAddrV4,
+    /// The container's task, when it is attached.
+    pub task: Option<TaskId>,
+    /// How far it is.
+    pub state: &'static str,
+    /// Milliseconds since the last packet, as coarse as the datapath keeps it.
+    pub idle_ms: u64,
+    /// "in", "out" or "hairpin".
+    pub kind: &'static str,
+}
+
+/// Desired against actual.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Check {
+    /// One sentence for each difference.
+    pub problems: Vec<String>,
+    /// Bytes of memory the maps lock.
+    pub map_bytes: u64,
+    /// The maps.
+    pub maps: Vec<MapUse>,
+    /// The programs.
+    pub programs: Vec<ProgramUse>,
+}
+
+/// A map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapUse {
+    /// Name.
+    pub name: String,
+    /// Rows in use (of arrays: not all zero).
+    pub entries: u32,
+    /// Rows there are.
+    pub capacity: u32,
+    /// Memory in bytes.
+    pub bytes: u64,
+}
+
+/// A program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramUse {
+    /// Name.
+    pub name: String,
+    /// Runs; counted only with `kernel.bpf_stats_enabled=1`.
+    pub runs: u64,
+    /// Nanoseconds spent; counted as runs are.
+    pub run_ns: u64,
+    /// Instructions the verifier walked.
+    pub verified_instructions: u32,
+    /// Devices it runs on, or "cgroup".
+    pub attached: Vec<String>,
+}
+
+fn socket(address: [u8; 4], port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from(address), port)
+}
+
+pub(super) fn published(engine: &Engine) -> Vec<Published> {
+    let Some(assignment) = engine.heard() else { return Vec::new() };
+    let state = engine.state();
+    let mut found = Vec::new();
+    for service in &assignment.services {
+        for port in &service.ports {
+            let address = match port.host_ip {
+                Some(std::net::IpAddr::V4(a)) => a.octets(),
+                _ => [0; 4],
+            };
+            let key = ServiceKey { address, port: port.published, protocol: port.protocol.number(), pad: 0 };
+            let Some(row) = state.current.get::<_, Service>(map::SVC4, &key) else { continue };
+            let backends = service.backends.iter().filter_map(|(task, _, attachment)| {
+                let b: Backend = state.current.get(map::BACKEND, &attachment.backend)?;
+                (b.generation == attachment.generation).then(|| PublishedBackend {
+                    task: *task,
+                    address: socket(b.address, row.target),
+                    state: match b.state {
+                        BACKEND_UP => "up",
+                        BACKEND_DRAINING => "draining",
+                        BACKEND_CLOSED => "closed",
+                        _ => "empty",
+                    },
+                    id: attachment.backend,
+                    generation: attachment.generation,
+                })
+            });
+            found.push(Published {
+                service: service.name.clone(),
+                port: *port,
+                backends: backends.collect(),
+                table_size: row.table_size,
+            });
+        }
+    }
+    found
+}
+
+fn protocol(number: u8) -> &'static str {
+    match number {
+        TCP => "tcp",
+        UDP => "udp",
+        ICMP => "icmp",
+        _ => "?",
+    }
+}
+
+/// Name of a flow's state, and how long it lives without a packet, in seconds.
+fn phase(protocol: u8, state: u8, both_ways: bool) -> (&'static str, u32) {
+    let c = Config::DEFAULT;
+    match (protocol, state) {
+        (UDP, _) if both_ways => ("both ways", c.udp_both_ways),
+        (UDP, _) => ("one way", c.udp_one_way),
+        (ICMP, _) => ("echo", c.icmp),
+        (_, FLOW_OPENING) => ("opening", c.half_open),
+        (_, FLOW_REPLIED) => ("replied", c.half_open),
+        (_, FLOW_ESTABLISHED) => ("established", c.established),
+        (_, FLOW_CLIENT_FIN | FLOW_SERVER_FIN) => ("closing", c.closing),
+        (_, FLOW_CLOSED) => ("closed", c.closed),
+        (_, FLOW_RESET) => ("reset", c.closed),
+        _ => ("?", c.closed),
+    }
+}
+
+/// The clock that the programs write into records.
+fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
+    now.map_or(0, |t| {
+        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
+    })
+}
+
+type V4 = [u8; 4];
+
+pub(super) fn flows(engine: &Engine, limit: usize) -> Result<(Vec<Flow>, bool), NetError> {
+    let limit = if limit == 0 { usize::MAX } else { limit };
+    let (maps, tasks) = {
+        let state = engine.state();
+        let maps = [map::FLOW_EST4, map::FLOW_NEW4, map::MASQ_RET4].map(|n| Arc::clone(state.loaded.map(n)));
+        let tasks: BTreeMap<BackendRefKey, TaskId> =
+            state.attached.iter().map(|(t, a)| (key(&reference(&a.attachment)), *t)).collect();
+        (maps, tasks)
+    };
+    let now = monotonic_ns();
+    let mut found = Vec::new();
+    let mut more = false;
+    let [established, new, masquerade] = maps;
+    for m in [established, new, masquerade] {
+        let out = m.info().value_size as usize == size_of::<Return<V4>>();
+        m.for_each(|k, v| {
+            let flow = if out { outgoing(k, v) } else { incoming(k, v) };
+            let Some((mut flow, backend, last_seen, lifetime)) = flow else { return true };
+            flow.idle_ms = now.saturating_sub(last_seen) / 1_000_000;
+            if flow.idle_ms > u64::from(lifetime) * 1000 {
+                return true;
+            }
+            if found.len() == limit {
+                more = true;
+                return false;
+            }
+            flow.task = tasks.get(&key(&backend)).copied();
+            found.push(flow);
+            true
+        })
+        .map_err(|e| NetError::system("read the flows", e))?;
+    }
+    Ok((found, more))
+}
+
+type BackendRefKey = (u32, u32);
+
+fn key(b: &BackendRef) -> BackendRefKey {
+    (b.id, b.generation)
+}
+
+/// A row of `FLOW_*`: the flow, whose it is, when it was last seen, how long it lives.
+fn incoming(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
+    let k: FlowKey<V4> = from_bytes(k)?;
+    let v: warren_ebpf::abi::Flow<V4> = from_bytes(v)?;
+    let (state, lifetime) = phase(k.protocol, v.state, v.state >= FLOW_REPLIED);
+    let flow = Flow {
+        protocol: protocol(k.protocol),
+        client: socket(v.client, v.client_port),
+        published: Some(socket(v.published, v.published_port)),
+        container: socket(k.backend, k.backend_port),
+        task: None,
+        state,
+        idle_ms: 0,
+        kind: if v.flags & FLOW_HAIRPIN != 0 { "hairpin" } else { "in" },
+    };
+    Some((flow, v.backend, v.last_seen, lifetime))
+}
+
+/// A row of `MASQ_RET4`, as [`incoming`].
+fn outgoing(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
+    let k: ReturnKey<V4> = from_bytes(k)?;
+    let v: Return<V4> = from_bytes(v)?;
+    let (state, lifetime) = phase(k.protocol, v.state, v.flags & MASQUERADE_REPLIED != 0);
+    let flow = Flow {
+        protocol: protocol(k.protocol),
+        client: socket(k.remote, k.remote_port),
+        published: None,
+        container: socket(v.container, v.container_port),
+        task: None,
+        state,
+        idle_ms: 0,
+        kind: "out",
+    };
+    Some((flow, v.backend, v.last_seen, lifetime))
+}
+
+/// Removes everything the programs remember of a container.
+pub(super) fn purge(maps: &[(&'static str, Arc<RawMap>)], a: &Attachment) -> io::Result<()> {
+    let own = reference(a);
+    let address = a.address.octets();
+    for (name, m) in maps {
+        let is_its = |k: &[u8], v: &[u8]| match *name {
+            map::FLOW_NEW4 | map::FLOW_EST4 => {
+                from_bytes::<warren_ebpf::abi::Flow<V4>>(v).is_some_and(|f| f.backend == own)
+                    || from_bytes::<FlowKey<V4>>(k).is_some_and(|f| f.client == address)
+            }
+            map::FWD_NEW4 | map::FWD_EST4 => {
+                from_bytes::<Forward>(v).is_some_and(|f| f.backend == own)
+                    || from_bytes::<ForwardKey<V4>>(k).is_some_and(|f| f.client == address)
+            }
+            map::MASQ_RET4 => from_bytes::<Return<V4>>(v).is_some_and(|r| r.backend == own),
+            map::MASQ_OUT4 => {
+                from_bytes::<EgressKey<V4>>(k).is_some_and(|e| e.container == address)
+                    && v.len() == size_of::<Egress<V4>>()
+            }
+            map::SOCK4 => from_bytes::<SocketPeer>(v).is_some_and(|s| s.backend_address == address),
+            _ => false,
+        };
+        if !super::datapath::shape::FLOWS.contains(name) {
+            continue;
+        }
+        let mut keys = Vec::new();
+        m.for_each(|k, v| {
+            if is_its(k, v) {
+                keys.push(k.to_vec());
+            }
+            true
+        })?;
+        for k in keys {
+            m.delete(&k)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
+    let host = engine.netlink.host().await?;
+    let mtu = host.smallest_mtu(&engine.settings.interfaces);
+    let (Plan { desired, .. }, found) = engine.read_again()?;
+    let mut check = Check { problems: differences(&desired, &found), ..Check::default() };
+    let mut state = engine.state();
+    state.host = host;
+    for task in unfinished(&state, mtu) {
+        check.problems.push(format!(
+            "the link of task {task} ({}) is down, has another MTU than {mtu} or no route: it is being mended",
+            host_name(task)
+        ));
+    }
+    let running = state.loaded.links().running()?;
+    let programs = state.loaded.programs();
+    for d in state.host.uplinks(&engine.settings.interfaces) {
+        if !state.devices.contains(&(d.index, d.name.clone())) {
+            check.problems.push(format!("no program is attached to device {}: see the agent's log", d.name));
+        }
+    }
+    for (pin, program) in &running {
+        if !programs.iter().any(|(_, p)| p.id == *program) {
+            check.problems.push(format!("link {pin} runs a program of another agent: restart the agent"));
+        }
+    }
+    let device = |index: u32| state.host.devices.iter().find(|d| d.index == index).map(|d| d.name.clone());
+    for (name, info) in &programs {
+        let attached = running.iter().filter(|(_, p)| *p == info.id).filter_map(|(pin, _)| {
+            match pin.strip_prefix("dev-") {
+                Some(index) => device(index.parse().ok()?),
+                None => Some("cgroup".to_owned()),
+            }
+        });
+        check.programs.push(ProgramUse {
+            name: name.clone(),
+            runs: info.runs,
+            run_ns: info.run_ns,
+            verified_instructions: info.verified_instructions,
+            attached: attached.collect(),
+        });
+    }
+    for (name, m) in state.loaded.maps() {
+        let bytes = m.memory();
+        check.map_bytes += bytes;
+        let entries = if name == map::EVENTS { 0 } else { state.loaded.dump(name).map_or(0, |r| r.len()) };
+        check.maps.push(MapUse {
+            name: name.to_owned(),
+            entries: u32::try_from(entries).unwrap_or(u32::MAX),
+            capacity: m.info().max_entries,
+            bytes,
+        });
+    }
+    Ok(check)
+}
+
+/// One sentence for each map that does not hold what it should.
+fn differences(desired: &Contents, found: &Contents) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for m in WRITTEN {
+        let (want, have) = (desired.rows(m), found.rows(m));
+        let missing = want.keys().filter(|k| !have.contains_key(*k)).count();
+        let wrong = want.iter().filter(|(k, v)| have.get(*k).is_some_and(|h| h != *v)).count();
+        let extra = have.keys().filter(|k| !want.contains_key(*k)).count();
+        if missing + wrong + extra > 0 {
+            sentences.push(format!(
+                "map {m}: {missing} rows are missing, {wrong} differ, {extra} are too many: the agent mends it within ten seconds"
+            ));
+        }
+    }
+    sentences
+}

@@ -1,0 +1,119 @@
+//! What a node is told at its start.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::{
+    model::NodeId,
+    net,
+    worker::runtime::{RuntimeConfig, SupervisorConfig},
+};
+
+/// Where a node keeps its data unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/warren";
+
+/// Default of `--pool`.
+pub(super) const DEFAULT_POOL: &str = "10.90.0.0/16";
+/// Default of `--pool6`: a unique local prefix (RFC 4193) whose 40 bits spell "warre".
+pub(super) const DEFAULT_POOL6: &str = "fd77:6172:7265::/48";
+
+/// Where a node finds its containerd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Containerd {
+    /// The machine's, when one answers; else the node's own.
+    Found,
+    /// The node's own, supervised.
+    Embedded,
+    /// This one.
+    Socket(PathBuf),
+}
+
+/// How a node logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a node is told at its start, as the flags say it.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where it keeps what must outlive it.
+    pub data_dir: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Its container runtime.
+    pub containerd: Containerd,
+    /// Devices on which published ports answer; all that are not ours when empty.
+    pub interfaces: Vec<String>,
+    /// Pool of container addresses, when given.
+    pub pool: Option<Ipv4Net>,
+    /// The same for IPv6.
+    pub pool6: Option<Ipv6Net>,
+    /// The node's name, when given.
+    pub name: Option<String>,
+    /// Labels given.
+    pub labels: BTreeMap<String, String>,
+    /// What to log.
+    pub log_level: String,
+    /// How to log.
+    pub log_format: LogFormat,
+}
+
+impl NodeConfig {
+    pub(super) fn pool(&self) -> Ipv4Net {
+        self.pool.unwrap_or_else(|| DEFAULT_POOL.parse().expect("a constant"))
+    }
+
+    pub(super) fn pool6(&self) -> Ipv6Net {
+        self.pool6.unwrap_or_else(|| DEFAULT_POOL6.parse().expect("a constant"))
+    }
+}
+
+/// Where a node's things are. What lives as long as the machine is up is below `/run` and
+/// `/sys/fs/bpf`, by the node's id, so that nodes on one kernel never meet.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) data_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
+    pub(super) pin_root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(data_dir: &Path, node: NodeId) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            state_dir: Path::new("/run/warren").join(node.as_str()),
+            pin_root: net::pin_root(node),
+        }
+    }
+
+    pub(super) fn netns_dir(&self) -> PathBuf {
+        self.state_dir.join("netns")
+    }
+
+    pub(super) fn raft_dir(&self) -> PathBuf {
+        self.data_dir.join("raft")
+    }
+
+    pub(super) fn worker_dir(&self) -> PathBuf {
+        self.data_dir.join("worker")
+    }
+
+    /// The node's own containerd.
+    pub(super) fn supervisor(&self) -> SupervisorConfig {
+        SupervisorConfig { data_dir: self.data_dir.clone(), state_dir: self.state_dir.clone() }
+    }
+
+    /// Its containers in the containerd behind `socket`.
+    pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
+        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.worker_dir())
+    }
+}

@@ -1,0 +1,82 @@
+//! Whether a node could start here. Looks, and changes nothing.
+
+use std::path::Path;
+
+use super::{
+    NodeConfig, NodeError,
+    config::{Containerd, Layout},
+    identity::{self, DataDir},
+    run::net_config,
+};
+use crate::{
+    model::{Id, NodeId},
+    net,
+    worker::runtime,
+};
+
+/// What keeps a node from starting here, worst first; one sentence each, with its cure. Empty when
+/// nothing does.
+#[must_use]
+pub fn check(config: &NodeConfig) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !nix::unistd::geteuid().is_root() {
+        // Nothing else can be looked at without it.
+        return vec!["a node needs root: run it with sudo".to_owned()];
+    }
+    let identity = match identity::read_identity(&config.data_dir) {
+        Ok(identity) => identity,
+        Err(e) => {
+            problems.push(e.to_string());
+            None
+        }
+    };
+    // On an empty directory any name serves to ask the network what it thinks of this machine.
+    let node: NodeId = identity.unwrap_or_else(|| Id::from_random(0));
+    let layout = Layout::new(&config.data_dir, node);
+    problems.extend(net::preflight(&net_config(config, &layout, node, None)).into_iter().map(|p| p.sentence));
+    problems.extend(containerd(config));
+    problems.extend(data_dir(&config.data_dir));
+    problems.extend(socket(&config.socket));
+    if identity.is_none() {
+        // Once the cluster exists its pools are settled, and the node's own routes are in them.
+        problems.extend(pools(config));
+    }
+    problems
+}
+
+fn containerd(config: &NodeConfig) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let outcome = runtime.block_on(async {
+        match &config.containerd {
+            Containerd::Socket(path) => runtime::preflight(Some(path)).await,
+            Containerd::Embedded => runtime::preflight(None).await,
+            Containerd::Found => match runtime::discover().await {
+                Some(path) => runtime::preflight(Some(&path)).await,
+                None => runtime::preflight(None).await,
+            },
+        }
+    });
+    outcome.err().map(|e| e.to_string())
+}
+
+fn pools(config: &NodeConfig) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    match runtime.block_on(net::pool_conflict(config.pool(), config.pool6())) {
+        Ok(conflict) => conflict.map(|p| p.sentence),
+        Err(e) => Some(e.to_string()),
+    }
+}
+
+fn data_dir(path: &Path) -> Option<String> {
+    match DataDir::hold_existing(path) {
+        Err(e @ (NodeError::InUse(..) | NodeError::DataDir(..))) => Some(e.to_string()),
+        _ => None,
+    }
+}
+
+fn socket(path: &Path) -> Option<String> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Some(crate::rpc::ListenError::InUse(path.to_owned()).to_string()),
+        Err(_) => None,
+    }
+}

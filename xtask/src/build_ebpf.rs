@@ -1,0 +1,86 @@
+//! `cargo xtask build-ebpf`: the BPF programs, with whichever toolchain the machine has.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    process::{cargo, cargo_bin, command, run as execute, say},
+    toolchain::{Compiler, TARGET, compiler, linker},
+    workspace,
+};
+
+/// What may be said.
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Compile logging into every program (aya-log), for development: the object no longer loads
+    /// with bpftool
+    #[arg(long)]
+    pub log: bool,
+}
+
+/// `--btf` because without it the object silently has no BTF and no map loads; v3 because atomics
+/// that return a value need it.
+const FLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3";
+
+/// Builds and puts the object where `warren`'s build embeds it.
+///
+/// # Errors
+/// No toolchain (says which command installs one), or the build fails.
+pub fn run(args: &Args) -> Result<()> {
+    let (Some(compiler), Some(_)) = (compiler(), linker()) else {
+        bail!("no toolchain for BPF on this machine: run `cargo xtask deps`");
+    };
+    say(&format!("BPF programs, with {}", compiler.name()));
+    let target = workspace::target()?;
+    let out = target.join("ebpf");
+    let features = if args.log { "programs,log" } else { "programs" };
+    let mut build = match &compiler {
+        Compiler::Distribution(rustc) => {
+            let mut c = cargo(&["build"]);
+            // The programs use features of aya-ebpf that only a nightly compiler has by name.
+            c.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            c
+        }
+        Compiler::Nightly => {
+            let mut c = command("rustup", &["run", "nightly", "cargo", "build", "-Zbuild-std=core"]);
+            c.env_remove("RUSTC").env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+            c
+        }
+    };
+    build.args(["-p", "warren-ebpf", "--bin", "warren-ebpf", "--features", features]);
+    build.args(["--profile", "bpf", "--target", TARGET, "--target-dir"]).arg(&out);
+    build.env("RUSTFLAGS", FLAGS).env_remove("CARGO_ENCODED_RUSTFLAGS").env("PATH", path_with_cargo_bin());
+    execute(&mut build)?;
+
+    let built = out.join(TARGET).join("bpf/warren-ebpf");
+    let object = target.join("bpf/warren-ebpf.o");
+    let bytes = fs::read(&built).with_context(|| format!("{}", built.display()))?;
+    if put(&object, &bytes)? {
+        say(&format!("{} ({} bytes)", object.display(), bytes.len()));
+    } else {
+        say(&format!("{} is up to date", object.display()));
+    }
+    Ok(())
+}
+
+/// Writes only what differs, and whole: an unchanged object must not rebuild `warren`, a half-written
+/// one must not be embedded. Says whether it wrote.
+fn put(file: &Path, bytes: &[u8]) -> Result<bool> {
+    if fs::read(file).is_ok_and(|old| old == bytes) {
+        return Ok(false);
+    }
+    let dir = file.parent().expect("a file has a directory");
+    fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
+    let aside = dir.join(format!(".{}.new", std::process::id()));
+    fs::write(&aside, bytes).with_context(|| format!("{}", aside.display()))?;
+    fs::rename(&aside, file).with_context(|| format!("{}", file.display()))?;
+    Ok(true)
+}
+
+/// The linker is looked up by name and may lie where only cargo looks.
+fn path_with_cargo_bin() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(cargo_bin());
+    std::env::join_paths(dirs).unwrap_or(path)
+}

@@ -1,0 +1,119 @@
+//! `cargo xtask test --kernels`: the BPF programs in the kernels of Debian, under QEMU: the oldest
+//! we run on (which has no TCX), the long-term one, and the newest.
+
+mod initramfs;
+mod packages;
+
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    deps,
+    process::{cargo, command, run as execute, say},
+    workspace,
+};
+
+/// What is booted: a name for people, and the Debian suite that has it.
+const KERNELS: &[(&str, &str)] = &[("6.1", "bookworm"), ("6.12", "trixie"), ("newest", "sid")];
+
+/// Longest run of one kernel; emulated, it takes 20 s.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Boots each kernel with the object that `build-ebpf` made.
+///
+/// # Errors
+/// A kernel refuses a program. That a mirror has no kernel for us is only said, visibly.
+pub fn run() -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        say("NOT RUN: the kernels are Debian's for x86_64, and this machine is none");
+        return Ok(());
+    }
+    deps::for_kernels()?;
+    let target = workspace::target()?;
+    let object = target.join("bpf/warren-ebpf.o");
+    fs::metadata(&object).with_context(|| format!("{}: run `cargo xtask build-ebpf`", object.display()))?;
+    execute(&mut cargo(&["rustc", "-p", "kernel-check", "--", "-C", "target-feature=+crt-static"]))?;
+    let init = target.join("debug/kernel-check");
+    let (mut refused, mut absent) = (Vec::new(), Vec::new());
+    for (name, suite) in KERNELS {
+        say(&format!("kernel {name} (Debian {suite})"));
+        let dir = target.join("kernels").join(suite);
+        let kernel = match packages::fetch(suite, &dir) {
+            Ok(kernel) => kernel,
+            Err(e) => {
+                eprintln!("{e:#}");
+                absent.push(*name);
+                continue;
+            }
+        };
+        eprintln!("    {}", kernel.version);
+        let ramfs = dir.join("initramfs");
+        initramfs::write(&ramfs, &init, &object, &kernel.modules)?;
+        if let Err(e) = boot(&kernel.image, &ramfs, &dir.join("console")) {
+            eprintln!("{e:#}");
+            refused.push(*name);
+        }
+    }
+    if !absent.is_empty() {
+        say(&format!("NOT RUN, no kernel from the mirror: {}", absent.join(", ")));
+    }
+    if refused.is_empty() { Ok(()) } else { bail!("failed on kernel {}", refused.join(", ")) }
+}
+
+/// Boots once; a second time when the machine ended without a word, which emulation does now and
+/// then.
+fn boot(kernel: &Path, ramfs: &Path, console: &Path) -> Result<()> {
+    for attempt in 1..=2 {
+        let start = Instant::now();
+        let status = qemu(kernel, ramfs, console)?;
+        let bytes = fs::read(console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+        let reported = text.find("kernel-check: ").map_or("", |start| &text[start..]);
+        for line in reported.lines() {
+            eprintln!("    {}", line.trim_start_matches("kernel-check: "));
+        }
+        eprintln!("    {:.1} s", start.elapsed().as_secs_f64());
+        if status == Some(1) && text.contains("kernel-check: ok") {
+            return Ok(());
+        }
+        if text.contains("kernel-check: failed") {
+            bail!("the programs failed there (console: {})", console.display());
+        }
+        eprintln!("    attempt {attempt}: the machine ended ({status:?}) without a result");
+    }
+    let bytes = fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    bail!("no result twice; the console ends with:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+}
+
+/// The exit status; `None` when it had to be killed.
+fn qemu(kernel: &Path, ramfs: &Path, console: &Path) -> Result<Option<i32>> {
+    let mut c =
+        command("qemu-system-x86_64", &["-accel", "tcg,thread=multi", "-cpu", "Haswell-v4", "-m", "1024"]);
+    c.args(["-smp", "1", "-nodefaults", "-display", "none", "-no-reboot"]);
+    c.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    c.arg("-serial").arg(format!("file:{}", console.display()));
+    c.arg("-kernel").arg(kernel).arg("-initrd").arg(ramfs);
+    c.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
+    let _ = fs::remove_file(console);
+    // What an emulated processor lacks is of no interest; what the guest says is in the console.
+    let mut child =
+        c.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run qemu-system-x86_64")?;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask test`: set-up, then every test there is.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build_ebpf, check, deps, kernels,
+    process::{cargo, is_root, run as execute, say},
+    workspace,
+};
+
+/// What may be said.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only load the BPF programs into other kernels (Debian's 6.1, 6.12 and newest, under QEMU)
+    #[arg(long)]
+    kernels: bool,
+}
+
+/// Runs everything; a failed part does not keep the later ones from running.
+///
+/// # Errors
+/// The set-up fails, or a part did: the summary names it.
+pub fn run(args: &Args) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "needs root (network namespaces, BPF, containerd): run `sudo -E cargo xtask test`; the tests that need nothing are `cargo test`"
+        );
+    }
+    let mut summary = Summary::default();
+    summary.must("deps", deps::run)?;
+    summary.must("build-ebpf", || build_ebpf::run(&build_ebpf::Args::default()))?;
+    if args.kernels {
+        summary.part("kernels", kernels::run);
+        return summary.end();
+    }
+    summary.part("check", check::run);
+    // One compilation of everything the parts below run.
+    let built = summary.must("build", binaries)?;
+    summary.part("plain tests", || {
+        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "-p", "xtask", "-p", "testbox"]))
+    });
+    summary.part("tests that need root", || {
+        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "--", "--ignored"]))
+    });
+    summary.part("packets in the kernel and whole nodes", || {
+        // One at a time: they watch the kernel for leaks, and share two processors with their load.
+        execute(
+            cargo(&[
+                "test",
+                "-p",
+                "warren-tests",
+                "--no-fail-fast",
+                "--",
+                "--include-ignored",
+                "--test-threads=1",
+            ])
+            .env("WARREN_BIN", &built.warren)
+            .env("WARREN_TESTBOX", &built.testbox)
+            .env("WARREN_BPF_OBJECT", &built.object),
+        )
+    });
+    summary.part("kernels", kernels::run);
+    summary.end()
+}
+
+/// What the end-to-end tests run.
+pub struct Built {
+    /// The `warren` binary, with the object embedded.
+    pub warren: PathBuf,
+    /// The static binary of the test images.
+    pub testbox: PathBuf,
+    /// The BPF object.
+    pub object: PathBuf,
+}
+
+/// Builds `warren` (dev profile) and the static `testbox`.
+///
+/// # Errors
+/// A build fails.
+pub fn binaries() -> Result<Built> {
+    let target = workspace::target()?;
+    execute(&mut cargo(&["build", "-p", "warren", "--bin", "warren"]))?;
+    execute(&mut cargo(&[
+        "rustc",
+        "-p",
+        "testbox",
+        "--bin",
+        "testbox",
+        "--release",
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+    ]))?;
+    let built = Built {
+        warren: target.join("debug/warren"),
+        testbox: target.join("release/testbox"),
+        object: target.join("bpf/warren-ebpf.o"),
+    };
+    for file in [&built.warren, &built.testbox, &built.object] {
+        std::fs::metadata(file).with_context(|| format!("{}", file.display()))?;
+    }
+    Ok(built)
+}
+
+#[derive(Default)]
+struct Summary {
+    parts: Vec<(&'static str, Duration, bool)>,
+}
+
+impl Summary {
+    /// A part without which nothing else makes sense.
+    fn must<T>(&mut self, name: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = self.timed(name, f);
+        if done.is_err() {
+            self.show();
+        }
+        done
+    }
+
+    /// A part whose failure does not keep the next ones from running.
+    fn part(&mut self, name: &'static str, f: impl FnOnce() -> Result<()>) {
+        say(name);
+        if let Err(e) = self.timed(name, f) {
+            eprintln!("{name}: {e:#}");
+        }
+    }
+
+    fn timed<T>(&mut self, name: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let done = f();
+        self.parts.push((name, start.elapsed(), done.is_ok()));
+        done
+    }
+
+    fn show(&self) {
+        say("summary");
+        for (name, took, good) in &self.parts {
+            eprintln!("    {:<6} {:>7.1} s  {name}", if *good { "ok" } else { "FAILED" }, took.as_secs_f64());
+        }
+        let total: Duration = self.parts.iter().map(|(_, took, _)| *took).sum();
+        eprintln!("    {:<6} {:>7.1} s  together", "", total.as_secs_f64());
+    }
+
+    fn end(&self) -> Result<()> {
+        self.show();
+        let failed: Vec<&str> =
+            self.parts.iter().filter(|(_, _, good)| !good).map(|(name, ..)| *name).collect();
+        if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+    }
+}
