@@ -11,7 +11,7 @@ use proptest::{collection::vec, prelude::*};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Mint, controller, dispatcher::tests::Node as FakeNode};
+use super::{Mint, controller, dispatcher::server::tests::Node as FakeNode};
 use crate::{
     model::*,
     store::{Store, Tx, View},

@@ -114,6 +114,6 @@ impl Layout {
 
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
-        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.worker_dir())
+        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
     }
 }

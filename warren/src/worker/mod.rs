@@ -11,7 +11,7 @@
 //! - `agent`, `plan`: the node as a whole; what is assigned against what is held.
 //! - `task`: one task, from ACCEPTED to its end; a pure machine and its driver.
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
-//! - `executor`: the outside, as traits. `testing`: fakes of it.
+//! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
 //!
 //! The agent may die at any step. What it finds when it starts again is taken up where it is.
 

@@ -78,6 +78,8 @@ proptest! {
                 Step::Client { client, port, published, flags } => {
                     let (address, number) = [(NODE, 8080), (LAN, 8080), (LAN, 8081), (NODE, 8082)][usize::from(published)];
                     let t = tuple([198, 51, 100, client], 1000 + u16::from(port), address, number);
+                    let mut before = node.flow_new.rows();
+                    before.extend(node.flow_est.rows());
                     let (verdict, shown) = enter(&node, t, TCP, flags);
                     prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
                     if let Some(id) = reached(&verdict) {
@@ -86,6 +88,18 @@ proptest! {
                         prop_assert_eq!((shown.source, shown.destination, shown.destination_port), (t.source, backend.address, 80));
                         if flags & (SYN | ACK | FIN | RST) != SYN {
                             prop_assert!(inside.values().any(|o| *o == t), "it never began with a SYN");
+                        }
+                        // Nobody's live record was taken for it.
+                        let had = before.iter().find(|(k, _)| {
+                            (k.client, k.client_port, k.backend) == (shown.source, shown.source_port, shown.destination)
+                        });
+                        if let Some((_, had)) = had
+                            && had.backend.generation == backend.generation
+                            && (had.client_port, had.published, had.published_port)
+                                != (t.source_port, t.destination, t.destination_port)
+                        {
+                            let patience = crate::flow::tcp::patience(had.state, &node.config);
+                            prop_assert!(crate::flow::expired(&node.present(), had.last_seen, patience));
                         }
                         inside.insert((id, shown), t);
                         seen.push((id, shown));

@@ -2,9 +2,7 @@
 
 pub(super) mod assignments;
 mod reports;
-mod server;
+pub(super) mod server;
 mod sessions;
-#[cfg(test)]
-pub(in crate::manager) mod tests;
 
 pub use server::Dispatcher;

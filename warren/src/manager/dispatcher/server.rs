@@ -1,5 +1,8 @@
 //! The gRPC service that nodes talk to.
 
+#[cfg(test)]
+pub(in crate::manager) mod tests;
+
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};

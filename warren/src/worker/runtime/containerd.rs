@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::Path,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -42,6 +42,8 @@ const RUNTIME: &str = "io.containerd.runc.v2";
 const LOST: Exit = Exit { code: 137 };
 /// How long a killed process may take to vanish.
 const DEATH: Duration = Duration::from_secs(10);
+/// How long containerd may take to undo a creation that was cut off.
+const UNDOING: Duration = Duration::from_secs(3);
 
 /// Options of the runc shim. Only these two are ours to set; the numbers are those of
 /// `containerd.runc.v1.Options`.
@@ -98,13 +100,11 @@ impl Containerd {
     /// Makes the task's own layer above its image, or finds it.
     async fn snapshot(&self, task: TaskId, image: &ResolvedImage) -> Result<Vec<Mount>, CallError> {
         let key = task.to_string();
-        let snapshotter = SNAPSHOTTER.to_owned();
-        let stat = StatSnapshotRequest { snapshotter: snapshotter.clone(), key: key.clone() };
-        let stat = call(SHORT, self.client.snapshots().stat(self.client.request(stat))).await;
+        let r = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.clone() };
+        let stat = call(SHORT, self.client.snapshots().stat(self.client.request(r))).await;
         if let Some(info) = found(stat)?.and_then(|s| s.info) {
             if info.parent == image.chain_id {
-                let r = MountsRequest { snapshotter, key };
-                return Ok(call(SHORT, self.client.snapshots().mounts(self.client.request(r))).await?.mounts);
+                return self.mounts(task).await;
             }
             // The image of this name is another one by now; the task never ran.
             self.remove_snapshot(task).await?;
@@ -113,12 +113,16 @@ impl Containerd {
         // collection by itself, it is only ever removed with its task.
         let root = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let r = PrepareSnapshotRequest {
-            snapshotter,
+            snapshotter: SNAPSHOTTER.to_owned(),
             key,
             parent: image.chain_id.clone(),
             labels: [("containerd.io/gc.root".to_owned(), root)].into(),
         };
-        Ok(call(SHORT, self.client.snapshots().prepare(self.client.request(r))).await?.mounts)
+        match call(SHORT, self.client.snapshots().prepare(self.client.request(r))).await {
+            // A request of a call that was cut off a moment ago came through only now.
+            Err(CallError::Exists(_)) => self.mounts(task).await,
+            other => Ok(other?.mounts),
+        }
     }
 
     async fn mounts(&self, task: TaskId) -> Result<Vec<Mount>, CallError> {
@@ -171,9 +175,24 @@ impl Containerd {
             options: Some(self.options()),
             ..CreateTaskRequest::default()
         };
-        match call(LONG, self.client.tasks().create(self.client.request(r))).await {
-            Ok(_) | Err(CallError::Exists(_)) => Ok(()),
-            Err(e) => Err(start_error(e)),
+        let deadline = Instant::now() + UNDOING;
+        loop {
+            match call(LONG, self.client.tasks().create(self.client.request(r.clone()))).await {
+                Ok(_) | Err(CallError::Exists(_)) => return Ok(()),
+                // An earlier creation was cut off. containerd undoes it by itself, except what
+                // was cut off together with containerd.
+                Err(CallError::Refused(why)) if why.contains("file exists") => {
+                    let config = self.config.clone();
+                    let stale = Instant::now() > deadline;
+                    if !blocking(move || remains::sweep_bundle(&config, task, &why, stale)).await? && stale {
+                        return Err(RuntimeError::Temporary(format!(
+                            "containerd is still busy with an earlier start of task {task}"
+                        )));
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(e) => return Err(start_error(e)),
+            }
         }
     }
 
@@ -181,7 +200,21 @@ impl Containerd {
         self.config.task_dir(task).join(STARTED).exists()
     }
 
+    /// Whether it ended without ever having been let go: its creation was cut off together with
+    /// containerd. Such a one is made anew.
+    fn was_botched(&self, task: TaskId, process: Option<&Process>) -> bool {
+        process.is_some_and(|p| p.status() == ProcessStatus::Stopped) && !self.marked_started(task)
+    }
+
+    async fn delete_process(&self, task: TaskId) -> Result<(), CallError> {
+        let r = DeleteTaskRequest { container_id: task.to_string() };
+        already(call(LONG, self.client.tasks().delete(self.client.request(r))).await)
+    }
+
     async fn state(&self, task: TaskId, process: Option<&Process>) -> Result<ContainerState, CallError> {
+        if self.was_botched(task, process) {
+            return Ok(ContainerState::Created);
+        }
         if let Some(p) = process {
             return Ok(state_of(p));
         }
@@ -258,7 +291,10 @@ impl Runtime for Containerd {
     }
 
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
-        if self.process(task.id).await?.is_some() || self.marked_started(task.id) {
+        let process = self.process(task.id).await?;
+        if self.was_botched(task.id, process.as_ref()) {
+            self.delete_process(task.id).await?;
+        } else if process.is_some() || self.marked_started(task.id) {
             return Ok(());
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
@@ -295,6 +331,10 @@ impl Runtime for Containerd {
 
     async fn start(&self, task: TaskId) -> Result<u32, RuntimeError> {
         let mut process = self.process(task).await?;
+        if self.was_botched(task, process.as_ref()) {
+            self.delete_process(task).await?;
+            process = None;
+        }
         if process.is_none() && !self.marked_started(task) {
             // Prepared before the machine was restarted, or cut off before its last step.
             let mounts = found(self.mounts(task).await)?
@@ -302,7 +342,10 @@ impl Runtime for Containerd {
             self.create_process(task, mounts).await?;
             process = self.process(task).await?;
         }
-        let ended = || RuntimeError::Fatal("the container has ended and is not started again".to_owned());
+        let ended = || {
+            let why = if process.is_some() { "has ended" } else { "was lost" };
+            RuntimeError::Fatal(format!("the container {why} and is not started again"))
+        };
         match process.as_ref().map(state_of) {
             Some(ContainerState::Running { pid }) => return Ok(pid),
             Some(ContainerState::Stopped(_)) | None => return Err(ended()),
@@ -367,8 +410,7 @@ impl Runtime for Containerd {
                     }
                 }
             }
-            let r = DeleteTaskRequest { container_id: task.to_string() };
-            already(call(LONG, self.client.tasks().delete(self.client.request(r))).await)?;
+            self.delete_process(task).await?;
         }
         let config = self.config.clone();
         blocking(move || {

@@ -6,6 +6,10 @@ use crate::worker::executor::RuntimeError;
 /// Translates a failed creation or start of a container.
 pub(super) fn start_error(e: CallError) -> RuntimeError {
     match e {
+        // Not the image's fault: an earlier start of the same task is still being undone.
+        CallError::Refused(message) if message.contains("failed to start shim") => {
+            RuntimeError::Temporary(format!("containerd could not make the container: {message}"))
+        }
         CallError::Refused(message) => RuntimeError::Fatal(sentence(&message)),
         other => other.into(),
     }

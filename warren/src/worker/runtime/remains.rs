@@ -155,6 +155,15 @@ pub(super) fn remove_cgroup(cgroup: &str) -> io::Result<()> {
     }
 }
 
+/// Removes what a cgroup was in, unless other nodes are in it too.
+pub(super) fn remove_empty_parent(cgroup: &str) {
+    if let Some((parent, _)) = cgroup.rsplit_once('/') {
+        for dir in cgroup_dirs(parent) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
 /// Mount points that `matches`, the last made first.
 pub(super) fn mount_points(matches: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -231,4 +240,16 @@ pub(super) fn sweep(config: &RuntimeConfig, task: TaskId) -> io::Result<()> {
     let bundle = format!("/io.containerd.runtime.v2.task/{}/{task}/", config.namespace);
     unmount(&mount_points(|p| p.contains(&bundle)));
     remove_dir(&runc_dir(config, task))
+}
+
+/// Removes a directory that a lost creation left in containerd's state and that `why`, an error of
+/// containerd, names. Without `stale` only what can not be in use any more goes. Says whether
+/// there is reason to try again.
+pub(super) fn sweep_bundle(config: &RuntimeConfig, task: TaskId, why: &str, stale: bool) -> io::Result<bool> {
+    let end = format!("/io.containerd.runtime.v2.task/{}/{task}", config.namespace);
+    let named = why.split_whitespace().map(|w| w.trim_end_matches(':')).find(|w| w.ends_with(&end));
+    let Some(bundle) = named.filter(|_| stale) else { return Ok(!stale) };
+    sweep(config, task)?;
+    remove_dir(Path::new(bundle))?;
+    Ok(true)
 }

@@ -46,6 +46,7 @@ pub async fn reset(config: &RuntimeConfig, own: Option<&SupervisorConfig>) -> Re
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
         remains::remove_cgroup(&config.cgroup_parent)?;
+        remains::remove_empty_parent(&config.cgroup_parent);
         remains::remove_dir(&config.tasks_dir())?;
         remains::remove_dir(&config.import_dir())?;
         remains::remove_dir(&config.runc_root())

@@ -86,7 +86,6 @@ impl SupervisorConfig {
             "internal.v1.tracing",
             "tracing.processor.v1.otlp",
             "monitor.v1.cgroups",
-            "runtime.v1.linux",
             "nri.v1.nri",
             "snapshotter.v1.aufs",
             "snapshotter.v1.blockfile",
@@ -352,8 +351,6 @@ fn spawn(binary: &Path, config: &SupervisorConfig) -> Result<Watched, Supervisor
         // in the agent's name.
         .env_clear()
         .env("PATH", path)
-        // Half the garbage of Go's default, for some CPU time while it works.
-        .env("GOGC", "50")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(out)

@@ -171,6 +171,9 @@ pub struct Machine {
     /// How it ended, from the moment that is known.
     end: Option<TaskStatus>,
     attached: bool,
+    /// Whether a start was tried whose answer is not known: then an ended container ran, and did
+    /// not merely fail to start.
+    start_tried: bool,
     not_before: Timestamp,
     tries: u32,
     retry_at: Timestamp,
@@ -191,6 +194,7 @@ impl Machine {
             status: task.status.clone(),
             end: None,
             attached: found.attached,
+            start_tried: found.record.is_some(),
             not_before,
             tries: 0,
             retry_at: now,
@@ -347,7 +351,10 @@ impl Machine {
                 self.started(pid);
             }
             // Not `go`: the tries of start and look count together.
-            (Phase::Start, Failed(trouble)) => self.phase = Phase::Doubt(trouble),
+            (Phase::Start, Failed(trouble)) => {
+                self.start_tried |= matches!(trouble, Trouble::Temporary(_));
+                self.phase = Phase::Doubt(trouble);
+            }
             (Phase::Doubt(trouble), Seen(Some(ContainerState::Created))) => match trouble {
                 Trouble::Fatal(why) => self.end(TaskState::Rejected, why, now),
                 Trouble::Temporary(why) => {
@@ -355,6 +362,11 @@ impl Machine {
                     self.retry(why, now);
                 }
             },
+            (Phase::Doubt(Trouble::Fatal(why)), Seen(Some(ContainerState::Stopped(_))))
+                if !self.start_tried =>
+            {
+                self.end(TaskState::Rejected, why, now);
+            }
             (Phase::Doubt(_), Seen(Some(ContainerState::Stopped(exit)))) => self.ended(exit, "", now),
             (Phase::Doubt(Trouble::Fatal(why)), Seen(None)) => self.end(TaskState::Rejected, why, now),
             (Phase::Doubt(Trouble::Temporary(_)), Seen(None)) => {

@@ -245,11 +245,16 @@ fn start_at_is_waited_for_but_a_fast_clock_of_the_managers_is_not() {
 
 #[test]
 fn a_start_that_failed_may_have_started() {
-    let away = || Outcome::Failed(Trouble::Temporary("containerd is away".into()));
-    for seen in [
-        ContainerState::Created,
-        ContainerState::Running { pid: 7 },
-        ContainerState::Stopped(Exit { code: 3 }),
+    let away = || Trouble::Temporary("containerd is away".into());
+    let never = || Trouble::Fatal("cannot start".into());
+    let (running, stopped) = (ContainerState::Running { pid: 7 }, ContainerState::Stopped(Exit { code: 3 }));
+    for (trouble, seen, state, message) in [
+        (away(), ContainerState::Created, TaskState::Running, ""),
+        (away(), running, TaskState::Running, ""),
+        (away(), stopped, TaskState::Failed, "exited with status 3"),
+        (never(), ContainerState::Created, TaskState::Rejected, "cannot start"),
+        (never(), running, TaskState::Running, ""),
+        (never(), stopped, TaskState::Rejected, "cannot start"),
     ] {
         let (mut m, mut world, mut now) = (fresh(), World::default(), Timestamp(1000));
         loop {
@@ -261,14 +266,11 @@ fn a_start_that_failed_may_have_started() {
         }
         world.container = Some(seen);
         world.starts = u32::from(seen != ContainerState::Created);
-        m.done(away(), now);
+        m.done(Outcome::Failed(trouble.clone()), now);
         settle(&mut m, &mut world, &mut now);
-        assert_eq!(world.starts, 1);
-        let expected = match seen {
-            ContainerState::Stopped(_) => TaskState::Failed,
-            _ => TaskState::Running,
-        };
-        assert_eq!(m.status().state, expected);
+        let what = format!("{trouble:?} {seen:?}");
+        assert!(world.starts <= 1, "{what}");
+        assert_eq!((m.status().state, m.status().message.as_str()), (state, message), "{what}");
     }
 }
 

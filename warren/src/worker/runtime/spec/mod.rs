@@ -99,9 +99,9 @@ fn command(task: &Task, image: &ImageConfig) -> Vec<String> {
         None => (list(&image.entrypoint), list(&image.cmd)),
     };
     if task.spec.args.is_empty() {
-        argv.extend(cmd)
+        argv.extend(cmd);
     } else {
-        argv.extend(task.spec.args.iter().cloned())
+        argv.extend(task.spec.args.iter().cloned());
     }
     argv
 }

@@ -19,7 +19,7 @@ use nix::{
 use crate::{
     model::{ImageReference, NodeId, Task, TaskSpec},
     worker::{
-        executor::{ContainerState, NetworkNamespace, Runtime},
+        executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
         runtime::{
             Containerd, RuntimeConfig, Supervisor, SupervisorConfig, remains, reset,
             testing::{TestFile, TestImage, task},
@@ -50,7 +50,9 @@ impl TestNode {
         let network = NetworkNamespace { path: network_namespace(&dir) };
         let mut own_node =
             Self { containerd: Containerd::new(config.clone()), supervisor: None, dir, own, config, network };
+        let at = Instant::now();
         own_node.supervisor = Some(Supervisor::start(own_node.own.clone()).await.unwrap());
+        println!("containerd: ready after {:?}", at.elapsed());
         own_node
     }
 
@@ -98,6 +100,12 @@ impl TestNode {
                 }
             }
         }
+        for number in 0..32 {
+            let socket = remains::shim_socket(&self.config, program(number, &[]).id.as_str());
+            if socket.exists() {
+                left.push(socket.display().to_string());
+            }
+        }
         let named = self.dir.display().to_string();
         let ours = remains::processes(|argv| argv.iter().any(|a| a.contains(&named)));
         let containerd = self.own.running();
@@ -124,6 +132,9 @@ impl TestNode {
         let task = program(number, args);
         self.containerd.prepare(&task, &self.network).await.unwrap();
         let pid = self.containerd.start(task.id).await.unwrap();
+        if args == ["trap"] {
+            trapping(pid).await;
+        }
         (task, pid)
     }
 
@@ -210,6 +221,56 @@ pub(super) fn program(number: u128, args: &[&str]) -> Task {
     let mut spec = TaskSpec::new(reference());
     spec.args = args.iter().map(|&a| a.to_owned()).collect();
     task(number, spec)
+}
+
+/// Removes a task, and as the agent would, everything else that is listed: requests of a call that
+/// was cut off may come through late.
+pub(super) async fn removed(node: &TestNode, task: &Task) {
+    let mut left = Vec::new();
+    for _ in 0..100 {
+        again("remove", async || node.containerd.remove(task.id).await).await;
+        for (listed, _) in again("list", async || node.containerd.list().await).await {
+            again("remove", async || node.containerd.remove(listed).await).await;
+        }
+        left = node.leftovers().await;
+        if left.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{left:?}");
+}
+
+/// Waits until the program catches SIGTERM: before, as the first process of its namespace, it
+/// would not even see it.
+pub(super) async fn trapping(pid: u32) {
+    eventually("the program catches SIGTERM", async || {
+        let process = procfs::process::Process::new(i32::try_from(pid).unwrap()).unwrap();
+        // Before, it is runc, which catches it too.
+        process.cmdline().unwrap() == ["/bin/probe", "trap"]
+            && process.status().unwrap().sigcgt & (1 << 14) != 0
+    })
+    .await;
+}
+
+/// The end of a container, which must come soon.
+pub(super) async fn exit(containerd: &Containerd, task: &Task) -> Exit {
+    let wait = tokio::time::timeout(Duration::from_secs(30), containerd.wait(task.id));
+    wait.await.expect("it ends within 30 s").unwrap()
+}
+
+/// Repeats a call that says "later".
+pub(super) async fn again<T>(what: &str, mut call: impl AsyncFnMut() -> Result<T, RuntimeError>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match call().await {
+            Ok(t) => return t,
+            Err(RuntimeError::Temporary(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(e) => panic!("{what}: {e}"),
+        }
+    }
 }
 
 /// Waits until `seen` says yes.

@@ -5,7 +5,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::fixture::{TestNode, eventually, program};
+use super::fixture::{TestNode, again, eventually, exit, program, removed, trapping};
 use crate::{
     model::Attachment,
     worker::{
@@ -62,11 +62,14 @@ async fn a_container_lives_as_its_image_and_service_say() {
     for line in ["sysfs /sys sysfs ro,", "mqueue /dev/mqueue", "shm /dev/shm", "devpts /dev/pts"] {
         assert!(mounts.contains(line), "{line} is not in {mounts}");
     }
-    assert!(mounts.contains("/sys/fs/cgroup ") && mounts.contains("/proc/kcore"));
+    for line in [" /sys/fs/cgroup", " /proc/keys ", " /proc/sys proc ro,"] {
+        assert!(mounts.contains(line), "{line} is not in {mounts}");
+    }
 
+    trapping(pid).await;
     c.kill(task.id, libc::SIGTERM).await.unwrap();
-    assert_eq!(c.wait(task.id).await.unwrap(), Exit { code: 7 });
-    assert_eq!(c.wait(task.id).await.unwrap(), Exit { code: 7 }, "waiting again changes nothing");
+    assert_eq!(exit(c, &task).await, Exit { code: 7 });
+    assert_eq!(exit(c, &task).await, Exit { code: 7 }, "waiting again changes nothing");
     assert_eq!(node.state(&task).await, Some(ContainerState::Stopped(Exit { code: 7 })));
     c.kill(task.id, libc::SIGTERM).await.unwrap();
     assert!(matches!(c.start(task.id).await, Err(RuntimeError::Fatal(_))), "it has ended");
@@ -82,7 +85,7 @@ async fn exits_are_told_and_users_looked_up() {
     let node = TestNode::with_image().await;
     let c = &node.containerd;
     let (task, _) = node.run(1, &["exit", "42"]).await;
-    assert_eq!(c.wait(task.id).await.unwrap(), Exit { code: 42 });
+    assert_eq!(exit(c, &task).await, Exit { code: 42 });
     let (task, pid) = node.run(2, &["sleep"]).await;
     let waiting = {
         let c = c.clone();
@@ -159,18 +162,16 @@ async fn a_call_cut_off_anywhere_is_completed_by_the_same_call() {
         // One that would never be asked for again must be found.
         let listed = c.list().await.unwrap();
         if step % 4 == 3 {
-            c.remove(task.id).await.unwrap();
-            assert_eq!(node.leftovers().await, [] as [String; 0], "cut after {cut:?}, listed {listed:?}");
+            println!("cut after {cut:?}, listed {listed:?}");
+            removed(&node, &task).await;
             continue;
         }
-        c.prepare(&task, &node.network).await.unwrap();
+        again("prepare", async || c.prepare(&task, &node.network).await).await;
         let _ = tokio::time::timeout(cut / 4, c.start(task.id)).await;
-        let pid = c.start(task.id).await.unwrap();
+        let pid = again("start", async || c.start(task.id).await).await;
         assert_eq!(node.state(&task).await, Some(ContainerState::Running { pid }));
         let _ = tokio::time::timeout(cut / 2, c.remove(task.id)).await;
-        c.list().await.unwrap();
-        c.remove(task.id).await.unwrap();
-        assert_eq!(node.leftovers().await, [] as [String; 0], "cut after {cut:?}");
+        removed(&node, &task).await;
     }
 }
 
@@ -234,11 +235,12 @@ async fn twenty_rounds_leave_nothing() {
         c.prepare(&task, &node.network).await.unwrap();
         made.push(at.elapsed());
         let at = std::time::Instant::now();
-        c.start(task.id).await.unwrap();
+        let pid = c.start(task.id).await.unwrap();
         started.push(at.elapsed());
         if round % 2 == 0 {
+            trapping(pid).await;
             c.kill(task.id, libc::SIGTERM).await.unwrap();
-            c.wait(task.id).await.unwrap();
+            exit(c, &task).await;
         }
         c.remove(task.id).await.unwrap();
     }
@@ -263,5 +265,5 @@ async fn two_nodes_do_not_touch_each_other() {
     drop(b);
     assert_eq!(a.state(&task).await, Some(ContainerState::Running { pid: pid_a }));
     a.containerd.kill(task.id, libc::SIGTERM).await.unwrap();
-    assert_eq!(a.containerd.wait(task.id).await.unwrap(), Exit { code: 7 });
+    assert_eq!(exit(&a.containerd, &task).await, Exit { code: 7 });
 }

@@ -7,7 +7,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
-use super::{Dispatcher, assignments};
+use super::Dispatcher;
 use crate::{
     manager::system_clock,
     model::*,
@@ -293,76 +293,4 @@ async fn many_reports_at_once_are_all_stored() {
     assert!(w.store.view().tasks().all(|t| t.status.state == TaskState::Running));
     assert!(w.store.view().version() - before < 100, "reports are stored in batches");
     drop(node);
-}
-
-#[test]
-fn the_datapath_hears_of_published_services_and_everything_that_may_serve() {
-    let service = |n: u128, publish: &[&str], removing, datapath_id| Service {
-        id: ServiceId::from_random(n),
-        version: 1,
-        spec_version: 1,
-        datapath_id,
-        spec: ServiceSpec {
-            name: format!("s{n}"),
-            labels: Default::default(),
-            replicas: 1,
-            task: TaskSpec::new("web".parse().unwrap()),
-            publish: publish.iter().map(|p| p.parse().unwrap()).collect(),
-        },
-        removing,
-        created_at: Timestamp(0),
-    };
-    let of = |n: u128, service: u128, node, state, desired| {
-        let mut t = task(n, id(node));
-        t.service = ServiceId::from_random(service);
-        t.status.state = state;
-        t.desired = desired;
-        t
-    };
-    use TaskState::{Assigned, Failed, Remove, Running};
-    let replica = crate::store::Replica::default();
-    replica.install(StoreSnapshot {
-        version: 5,
-        services: vec![
-            service(1, &["80:80"], false, 1),
-            service(2, &[], false, 2),
-            service(3, &["81:80"], true, 3),
-            service(4, &["82:80"], true, 4),
-            service(5, &["83:80"], false, 0),
-            service(6, &["84:80"], false, 6),
-        ],
-        tasks: vec![
-            of(1, 1, 1, Running, Running),
-            of(2, 1, 2, Assigned, Running),
-            of(3, 1, 1, Running, Remove),
-            of(4, 1, 1, Failed, Running),
-            of(5, 2, 1, Running, Running),
-            of(6, 3, 1, Running, Remove),
-            of(7, 4, 1, Failed, Remove),
-        ],
-        ..Default::default()
-    });
-    let a = assignments::plan(&replica.view(), id(1));
-    let numbers: Vec<u128> = (1..10).collect();
-    let place = |t: TaskId| *numbers.iter().find(|n| TaskId::from_random(**n) == t).unwrap();
-    assert_eq!(a.generation, 5);
-    assert_eq!(
-        a.tasks.iter().map(|t| place(t.id)).collect::<std::collections::BTreeSet<_>>(),
-        [1, 3, 5, 6].into()
-    );
-    let mut endpoints: Vec<_> = a
-        .services
-        .iter()
-        .map(|s| {
-            let mut backends: Vec<_> = s.backends.iter().map(|(t, n, _)| (place(*t), *n == id(1))).collect();
-            backends.sort_unstable();
-            (s.datapath_id, backends)
-        })
-        .collect();
-    endpoints.sort();
-    assert_eq!(
-        endpoints,
-        [(1, vec![(1, true), (2, false), (3, true)]), (3, vec![(6, true)]), (6, vec![])],
-        "published ones only; without backends only as long as they are wanted"
-    );
 }
