@@ -36,6 +36,10 @@ use crate::model::{Assignment, Attachment, TaskId};
 /// How long rows of a replaced table are left alone: far longer than a packet is in a program.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// A link is mended at most once in this time: whoever breaks it again and again, or something that
+/// cannot be mended, must not keep us busy.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
+
 /// Everything but the loop.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -63,6 +67,8 @@ pub(super) struct State {
     pub(super) devices: BTreeSet<(u32, String)>,
     /// Devices that could not get one, told already.
     refused: BTreeSet<(u32, String)>,
+    /// When each broken link was mended last.
+    mended: BTreeMap<TaskId, Instant>,
     /// Whether our programs are in the place of an earlier agent's.
     switched: bool,
     reserved: Reserved,
@@ -144,6 +150,17 @@ impl State {
         Ok(())
     }
 
+    /// Broken links that have not been mended just now.
+    fn due_for_mending(&mut self, mtu: u32) -> Vec<TaskId> {
+        let now = Instant::now();
+        let broken = unfinished(self, mtu);
+        self.mended.retain(|t, last| broken.contains(t) || now.duration_since(*last) < MEND_PAUSE);
+        let due = |t: &TaskId| self.mended.get(t).is_none_or(|l| now.duration_since(*l) >= MEND_PAUSE);
+        let due: Vec<TaskId> = broken.into_iter().filter(due).collect();
+        self.mended.extend(due.iter().map(|t| (*t, now)));
+        due
+    }
+
     /// Ends what an earlier start ran on devices that take no part any more.
     fn forget_others(
         &self,
@@ -202,6 +219,7 @@ impl Engine {
             retired: Vec::new(),
             devices: BTreeSet::new(),
             refused: BTreeSet::new(),
+            mended: BTreeMap::new(),
             switched: false,
             reserved,
         };
@@ -250,7 +268,7 @@ impl Engine {
             }
             state.settle(&self.settings, assignment.as_deref())?;
             state.programs(&self.settings, assignment.is_some())?;
-            unfinished(&state, mtu)
+            state.due_for_mending(mtu)
         };
         for task in unfinished {
             self.mend(task, mtu).await;
@@ -262,10 +280,13 @@ impl Engine {
     }
 
     /// When the loop should look again if nothing happens before: rows that nobody reads any more
-    /// are to be zeroed.
+    /// are to be zeroed, and a mended link may be broken again.
     pub(super) fn next_look(&self) -> Option<Duration> {
-        let last = self.state().retired.iter().map(|(_, since)| *since).max()?;
-        Some((last + GRACE).saturating_duration_since(Instant::now()))
+        let state = self.state();
+        let rows = state.retired.iter().map(|(_, since)| *since + GRACE).max();
+        let links = state.mended.values().map(|last| *last + MEND_PAUSE).max();
+        let at = rows.into_iter().chain(links).min()?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 
     /// Brings a link back that something else has removed or changed.
