@@ -30,6 +30,9 @@ const LAN: V4 = [10, 9, 9, 1];
 const CLIENT: V4 = [198, 51, 100, 7];
 const REMOTE: V4 = [203, 0, 113, 9];
 const UPLINK: u32 = 2;
+/// What is done to a good packet.
+type Change = Box<dyn Fn(&mut Vec<u8>)>;
+
 const MAC: &str = "04:04:04:04:04:04";
 
 /// Runs `test` in a network namespace that ends with it.
@@ -456,7 +459,7 @@ fn odd_packets_pass_or_are_counted() -> Result<()> {
         let mut twins = Twins::new()?;
         let (inbound, outbound) = (tuple(CLIENT, 9, NODE, 8080), tuple(container(1).0, 9, REMOTE, 80));
         let base = |t| make(t, TCP, SYN, &[7; 30]);
-        let mut cases: Vec<Box<dyn Fn(&mut Vec<u8>)>> = vec![
+        let mut cases: Vec<Change> = vec![
             Box::new(|b| b[20] = 0x20), // first fragment
             Box::new(|b| b[21] = 3),    // later fragment
             Box::new(|b| b[14] = 0x44), // header length 16

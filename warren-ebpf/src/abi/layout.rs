@@ -1,7 +1,7 @@
 //! What makes a layout comparable: a hash over names, sizes, alignments and offsets, computed by
 //! the compiler on both sides. Two binaries whose hashes differ must not share maps.
 
-/// A type that lies in a map. Implemented by [`layout!`](super::layout) only, which also refuses
+/// A type that lies in a map. Implemented by the macro `layout!` only, which also refuses
 /// structs with hidden padding: those bytes would be garbage in a key.
 pub trait Layout: Copy + 'static {
     /// Hash of the type's name, size, alignment and fields.

@@ -21,9 +21,12 @@ use crate::{
 /// A map that forgets what was used least recently when it is full.
 #[derive(Debug)]
 pub struct Lru<K, V> {
-    rows: RefCell<(HashMap<K, (u64, V)>, u64)>,
+    rows: RefCell<Rows<K, V>>,
     capacity: usize,
 }
+
+/// Values with the time of their last use, and the clock of uses.
+type Rows<K, V> = (HashMap<K, (u64, V)>, u64);
 
 impl<K: Copy + Eq + Hash, V: Copy> Lru<K, V> {
     /// An empty map for `capacity` rows.

@@ -103,7 +103,11 @@ async fn a_watch_shows_each_change_and_ends_when_the_service_is_gone() {
     let second = watch.next().await.unwrap().unwrap();
     assert_eq!(second.service.and_then(|s| s.spec).map(|s| s.replicas), Some(3));
     let id = made.id.parse().unwrap();
-    store.update::<_, ()>(|tx| Ok(tx.remove_service(id))).await.unwrap();
+    let remove = |tx: &mut crate::store::Tx| {
+        tx.remove_service(id);
+        Ok::<_, ()>(())
+    };
+    store.update(remove).await.unwrap();
     assert!(watch.next().await.unwrap().unwrap().service.is_none());
     assert!(watch.next().await.is_none());
     // Asked for by its id, what is gone is an answer at once.

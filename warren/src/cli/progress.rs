@@ -13,6 +13,10 @@ use crate::{
     proto::v1::GetServiceRequest,
 };
 
+/// How long a service must stay as it was asked to be before that is believed: a program that ends
+/// at once has been running, too.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// One look at a service on its way.
 #[derive(Debug, PartialEq, Eq)]
 enum Judgement {
@@ -151,7 +155,9 @@ pub(super) async fn until_running(
     timeout: Duration,
 ) -> anyhow::Result<()> {
     let mut before: Option<BTreeSet<TaskId>> = None;
-    wait(context, wanted, timeout, |service, tasks| {
+    // Nothing that does not run can end early.
+    let settle = if wanted.spec.replicas == 0 { Duration::ZERO } else { SETTLE };
+    wait(context, wanted, timeout, settle, |service, tasks| {
         let before = before.get_or_insert_with(|| {
             let ended = tasks.iter().filter(|t| failures == Failures::New && t.status.state.is_final());
             ended.map(|t| t.id).collect()
@@ -163,13 +169,14 @@ pub(super) async fn until_running(
 
 /// Waits until the service is gone.
 pub(super) async fn until_gone(context: &Context, wanted: &Service, timeout: Duration) -> anyhow::Result<()> {
-    wait(context, wanted, timeout, |service, tasks| judge_gone(wanted, service, tasks)).await
+    wait(context, wanted, timeout, Duration::ZERO, |service, tasks| judge_gone(wanted, service, tasks)).await
 }
 
 async fn wait(
     context: &Context,
     wanted: &Service,
     timeout: Duration,
+    settle: Duration,
     mut judge: impl FnMut(Option<&Service>, &[Task]) -> Judgement,
 ) -> anyhow::Result<()> {
     let mut display = Display::new();
@@ -179,17 +186,36 @@ async fn wait(
     let mut last = String::from("nothing heard of it");
     let outcome = tokio::time::timeout_at(deadline, async {
         let mut stream = control.watch_service(request).await?.into_inner();
-        while let Some(update) = stream.message().await? {
+        let mut reached: Option<(tokio::time::Instant, String)> = None;
+        loop {
+            let message = match &reached {
+                None => stream.message().await,
+                Some((since, text)) => match tokio::time::timeout_at(*since + settle, stream.message()).await
+                {
+                    Ok(message) => message,
+                    Err(_) => {
+                        display.end(text);
+                        return Ok(());
+                    }
+                },
+            };
+            let Some(update) = message? else { break };
             let service = update.service.map(Service::try_from).transpose()?;
             let tasks = update.tasks.into_iter().map(Task::try_from).collect::<Result<Vec<_>, _>>()?;
             match judge(service.as_ref(), &tasks) {
                 Judgement::Waiting(text) => {
                     display.show(&text);
                     last = text;
+                    reached = None;
                 }
-                Judgement::Reached(text) => {
+                Judgement::Reached(text) if settle.is_zero() => {
                     display.end(&text);
                     return Ok(());
+                }
+                Judgement::Reached(text) => {
+                    display.show(&text);
+                    let since = reached.map_or_else(tokio::time::Instant::now, |(since, _)| since);
+                    reached = Some((since, text));
                 }
                 Judgement::Hopeless(why) => anyhow::bail!(why),
             }

@@ -6,8 +6,8 @@
 //! applies the difference. Programs, maps and links outlive the agent; one that starts finds them
 //! and goes on.
 //!
-//! [`start`] runs it; [`Handle`] is how the rest of the node speaks to it. [`preflight`],
-//! [`port_owner`] and [`reset`] need no running agent.
+//! [`start`] runs it; [`Handle`] is how the rest of the node speaks to it. [`preflight()`],
+//! [`port_owner`] and [`reset()`] need no running agent.
 
 pub mod attach;
 mod controller;

@@ -63,13 +63,9 @@ impl node_local_server::NodeLocal for NodeLocal {
         request: Request<Streaming<v1::ImportImageRequest>>,
     ) -> Result<Response<v1::ImportImageResponse>, Status> {
         let mut parts = request.into_inner();
-        let named = match parts.message().await? {
-            Some(v1::ImportImageRequest { part: Some(Part::Reference(text)) }) => text,
-            _ => {
-                return Err(Status::invalid_argument(
-                    "an import begins with the reference, which may be empty",
-                ));
-            }
+        let Some(v1::ImportImageRequest { part: Some(Part::Reference(named)) }) = parts.message().await?
+        else {
+            return Err(Status::invalid_argument("an import begins with the reference, which may be empty"));
         };
         let named = if named.is_empty() { None } else { Some(reference(&named)?) };
         let chunks = parts.map_err(std::io::Error::other).try_filter_map(|m| async move {

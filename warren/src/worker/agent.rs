@@ -181,7 +181,7 @@ impl Agent {
                     if let Some(Entry::Task { orders, .. }) = self.entries.get(&id) {
                         orders.send_if_modified(|o| {
                             let next =
-                                Orders { desired: o.desired.max(new.desired), gone: o.gone || new.gone };
+                                Orders { desired: o.desired.max(new.desired), lost: o.lost.or(new.lost) };
                             std::mem::replace(o, next) != next
                         });
                     }
@@ -189,7 +189,7 @@ impl Agent {
                 Action::Take(task, found) => {
                     let id = task.id;
                     tracing::debug!(task = %id, generation = assignment.generation, ?found, "taken up");
-                    let (orders, told) = watch::channel(Orders { desired: task.desired, gone: false });
+                    let (orders, told) = watch::channel(Orders { desired: task.desired, lost: None });
                     let (tell, running) = watch::channel(false);
                     let work = runner::run(*task, *found, self.outside.clone(), told, tell);
                     let work = work.map(|()| After::Finished);

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     executor::ContainerState,
     status_log::Record,
-    task::{machine::Found, runner::Orders},
+    task::{
+        machine::Found,
+        runner::{Lost, Orders},
+    },
 };
 use crate::model::{Assignment, Task, TaskId, TaskState};
 
@@ -74,11 +77,14 @@ pub fn plan(view: View<'_>) -> Plan {
         match (view.runners.get(id), view.held) {
             (Some(Runner::Finished), _) => {}
             (Some(runner), held) => {
-                let gone = *runner == Runner::Running
-                    && held.is_some_and(|h| {
-                        matches!(h.containers.get(id), None | Some(ContainerState::Created))
-                    });
-                plan.actions.push(Action::Order(*id, Orders { desired: task.desired, gone }));
+                let lost = held.filter(|_| *runner == Runner::Running).and_then(|held| {
+                    match held.containers.get(id) {
+                        Some(ContainerState::Running { .. }) => None,
+                        Some(ContainerState::Stopped(exit)) => Some(Lost::Ended(*exit)),
+                        Some(ContainerState::Created) | None => Some(Lost::Gone),
+                    }
+                });
+                plan.actions.push(Action::Order(*id, Orders { desired: task.desired, lost }));
             }
             (None, Some(held)) => {
                 let found = Found {
@@ -94,7 +100,7 @@ pub fn plan(view: View<'_>) -> Plan {
     for (id, runner) in view.runners.iter().filter(|(id, _)| !assigned.contains_key(id)) {
         plan.actions.push(match runner {
             Runner::Finished => Action::Forget(*id),
-            _ => Action::Order(*id, Orders { desired: TaskState::Remove, gone: false }),
+            _ => Action::Order(*id, Orders { desired: TaskState::Remove, lost: None }),
         });
     }
     if let Some(held) = view.held {
@@ -117,8 +123,8 @@ mod tests {
         TaskId::from_random(n)
     }
 
-    fn order(id: TaskId, desired: TaskState, gone: bool) -> Action {
-        Action::Order(id, Orders { desired, gone })
+    fn order(id: TaskId, desired: TaskState, lost: Option<Lost>) -> Action {
+        Action::Order(id, Orders { desired, lost })
     }
 
     #[test]
@@ -139,7 +145,30 @@ mod tests {
             [
                 Action::Take(Box::new(a_task(1)), Box::default()),
                 Action::Take(Box::new(a_task(2)), Box::new(found)),
-                order(id(3), TaskState::Running, true),
+                order(id(3), TaskState::Running, Some(Lost::Gone)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_runner_hears_of_an_end_that_a_look_shows_but_only_if_it_ran_before_the_look() {
+        use crate::worker::executor::Exit;
+        let assignment = an_assignment(1, [a_task(1), a_task(2), a_task(3)]);
+        let stopped = ContainerState::Stopped(Exit { code: 3 });
+        let held = Held {
+            containers: [(id(1), stopped), (id(2), stopped), (id(3), ContainerState::Running { pid: 7 })]
+                .into(),
+            ..Held::default()
+        };
+        let runners = [(id(1), Runner::Running), (id(2), Runner::Busy), (id(3), Runner::Running)].into();
+        let plan = plan(View { assignment: &assignment, held: Some(&held), runners: &runners });
+        let lost = Some(Lost::Ended(Exit { code: 3 }));
+        assert_eq!(
+            plan.actions,
+            [
+                order(id(1), TaskState::Running, lost),
+                order(id(2), TaskState::Running, None),
+                order(id(3), TaskState::Running, None),
             ]
         );
     }
@@ -152,7 +181,7 @@ mod tests {
         assert_eq!(plan.waiting, [id(1)]);
         assert_eq!(
             plan.actions,
-            [order(id(2), TaskState::Running, false), order(id(3), TaskState::Remove, false)]
+            [order(id(2), TaskState::Running, None), order(id(3), TaskState::Remove, None)]
         );
     }
 
@@ -171,7 +200,7 @@ mod tests {
         assert_eq!(
             plan.actions,
             [
-                order(id(4), TaskState::Remove, false),
+                order(id(4), TaskState::Remove, None),
                 Action::Forget(id(5)),
                 Action::Forget(id(3)),
                 Action::Sweep(id(1)),

@@ -18,8 +18,17 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// Where generated wire types may be named, besides `proto` itself.
-const WIRE: &[&str] =
-    &["rpc/", "api/", "raft/", "manager/dispatcher/server", "worker/session", "node/", "cli/"];
+const WIRE: &[&str] = &[
+    "rpc/",
+    "api/",
+    "raft/",
+    "manager/dispatcher/server",
+    "worker/session",
+    // The fake at the other end of the session.
+    "worker/testing/dispatcher",
+    "node/",
+    "cli/",
+];
 
 /// Where errors may be `anyhow`'s.
 const ANYHOW: &[&str] = &["cli/", "main.rs"];

@@ -163,13 +163,19 @@ fn another_tenant_of_a_row_gets_nothing_of_the_old_ones_flows() {
 fn a_syn_reopens_what_is_closing_or_closed_or_refused() {
     type Steps = fn(&Model, Tuple<V4>, Tuple<V4>);
     let ends: [Steps; 4] = [
-        |node, t, _| drop(enter(node, t, TCP, FIN_ACK)),
+        |node, t, _| {
+            enter(node, t, TCP, FIN_ACK);
+        },
         |node, t, inside| {
             leave(node, 1, reversed(inside), TCP, FIN_ACK);
             enter(node, t, TCP, FIN_ACK);
         },
-        |node, t, _| drop(enter(node, t, TCP, RST)),
-        |node, _, inside| drop(leave(node, 1, reversed(inside), TCP, RST | ACK)),
+        |node, t, _| {
+            enter(node, t, TCP, RST);
+        },
+        |node, _, inside| {
+            leave(node, 1, reversed(inside), TCP, RST | ACK);
+        },
     ];
     for end in ends {
         let mut node = node(2);

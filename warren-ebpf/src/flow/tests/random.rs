@@ -44,6 +44,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Container, its generation, and what it sent.
+type Owner = (u32, u32, Tuple<V4>);
+
 const REMOTE: V4 = [203, 0, 113, 9];
 
 proptest! {
@@ -68,13 +71,15 @@ proptest! {
         // What containers, or the outside, have last seen: (container, tuple inside) -> tuple outside.
         let mut inside: HashMap<(u32, Tuple<V4>), Tuple<V4>> = HashMap::new();
         let mut seen: Vec<(u32, Tuple<V4>)> = Vec::new();
-        let mut outside: HashMap<(u8, Tuple<V4>), (u32, u32, Tuple<V4>)> = HashMap::new();
+        let mut outside: HashMap<(u8, Tuple<V4>), Owner> = HashMap::new();
         let mut sent: Vec<(u8, Tuple<V4>)> = Vec::new();
         for step in steps {
             match step {
                 Step::Client { client, port, published, flags } => {
                     let (address, number) = [(NODE, 8080), (LAN, 8080), (LAN, 8081), (NODE, 8082)][usize::from(published)];
                     let t = tuple([198, 51, 100, client], 1000 + u16::from(port), address, number);
+                    let mut before = node.flow_new.rows();
+                    before.extend(node.flow_est.rows());
                     let (verdict, shown) = enter(&node, t, TCP, flags);
                     prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
                     if let Some(id) = reached(&verdict) {
@@ -83,6 +88,18 @@ proptest! {
                         prop_assert_eq!((shown.source, shown.destination, shown.destination_port), (t.source, backend.address, 80));
                         if flags & (SYN | ACK | FIN | RST) != SYN {
                             prop_assert!(inside.values().any(|o| *o == t), "it never began with a SYN");
+                        }
+                        // Nobody's live record was taken for it.
+                        let had = before.iter().find(|(k, _)| {
+                            (k.client, k.client_port, k.backend) == (shown.source, shown.source_port, shown.destination)
+                        });
+                        if let Some((_, had)) = had
+                            && had.backend.generation == backend.generation
+                            && (had.client_port, had.published, had.published_port)
+                                != (t.source_port, t.destination, t.destination_port)
+                        {
+                            let patience = crate::flow::tcp::patience(had.state, &node.config);
+                            prop_assert!(crate::flow::expired(&node.present(), had.last_seen, patience));
                         }
                         inside.insert((id, shown), t);
                         seen.push((id, shown));

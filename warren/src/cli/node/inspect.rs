@@ -9,9 +9,13 @@ use crate::{
 pub(in crate::cli) struct Args {
     /// The node, by name, id or the start of its id; this one when left away.
     node: Option<String>,
+    /// How to print: only as JSON, so that lists and this are asked the same way.
+    #[arg(long, value_parser = ["json"], default_value = "json", value_name = "FORMAT")]
+    format: String,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    debug_assert_eq!(args.format, "json");
     let info = context.node_local().await?.info(InfoRequest {}).await?.into_inner();
     let asked = args.node.unwrap_or_else(|| info.node_id.clone());
     let answer = context.control().await?.get_node(GetNodeRequest { node: asked }).await?.into_inner();

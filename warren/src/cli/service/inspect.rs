@@ -9,9 +9,13 @@ use crate::{
 pub(in crate::cli) struct Args {
     /// The service, by name or id.
     service: String,
+    /// How to print: only as JSON, so that lists and this are asked the same way.
+    #[arg(long, value_parser = ["json"], default_value = "json", value_name = "FORMAT")]
+    format: String,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    debug_assert_eq!(args.format, "json");
     let mut control = context.control().await?;
     let request = GetServiceRequest { service: args.service };
     let service = Service::try_from(control.get_service(request).await?.into_inner())?;

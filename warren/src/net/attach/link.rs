@@ -55,14 +55,15 @@ pub fn namespaces(dir: &Path) -> io::Result<Vec<TaskId>> {
 /// the task's name and is not complete is made anew; both ends get this MTU.
 pub async fn make(netlink: &Netlink, dir: &Path, alias: &Alias, mtu: u32) -> Result<u32, NetError> {
     let ns = namespace_path(dir, alias.task);
-    namespace::create(&ns).map_err(|e| NetError::system("make a network namespace", e))?;
+    let path = ns.clone();
+    aside("make a network namespace", move || namespace::create(&path)).await?;
     let name = host_name(alias.task);
     let text = alias.to_string();
     if let Some(device) = find(netlink, &name).await? {
         if !device.is_ours() {
             return Err(NetError::NameTaken { name });
         }
-        let inside = open_inside(&ns)?;
+        let inside = open_inside(&ns).await?;
         let peer = find(&inside, INSIDE).await?;
         if let Some(peer) = peer.filter(|_| device.alias.as_deref() == Some(&text)) {
             if peer.mtu != mtu {
@@ -147,8 +148,17 @@ pub async fn remove(netlink: &Netlink, dir: &Path, task: TaskId) -> Result<(), N
     {
         remove_device(netlink, device.index).await?;
     }
-    namespace::remove(&namespace_path(dir, task))
-        .map_err(|e| NetError::system("remove a network namespace", e))
+    let path = namespace_path(dir, task);
+    aside("remove a network namespace", move || namespace::remove(&path)).await
+}
+
+/// Does what blocks where it holds nobody up.
+async fn aside<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, NetError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| NetError::Stopped)?;
+    done.map_err(|e| NetError::system(what, e))
 }
 
 /// The device of this name.
@@ -195,13 +205,15 @@ fn no_ipv6_address() -> LinkAttribute {
 }
 
 /// A routing socket inside a namespace; its requests are served by this runtime.
-fn open_inside(ns: &Path) -> Result<Netlink, NetError> {
-    let runtime = tokio::runtime::Handle::current();
-    namespace::inside(ns, move || {
-        let _context = runtime.enter();
-        Netlink::open().map_err(io::Error::other)
+async fn open_inside(ns: &Path) -> Result<Netlink, NetError> {
+    let (runtime, ns) = (tokio::runtime::Handle::current(), ns.to_path_buf());
+    aside("enter a network namespace", move || {
+        namespace::inside(&ns, move || {
+            let _context = runtime.enter();
+            Netlink::open().map_err(io::Error::other)
+        })
     })
-    .map_err(|e| NetError::system("enter a network namespace", e))
+    .await
 }
 
 /// What Docker allows inside a container: ping without privileges, low ports for everyone.
@@ -217,9 +229,12 @@ fn container_sysctls(with_ipv6: bool) -> io::Result<()> {
 }
 
 async fn inside(ns: &Path, v4: Ipv4Addr, v6: Ipv6Addr, with_ipv6: bool) -> Result<(), NetError> {
-    namespace::inside(ns, move || container_sysctls(with_ipv6))
-        .map_err(|e| NetError::system("set a container's sysctls", e))?;
-    let netlink = open_inside(ns)?;
+    let path = ns.to_path_buf();
+    aside("set a container's sysctls", move || {
+        namespace::inside(&path, move || container_sysctls(with_ipv6))
+    })
+    .await?;
+    let netlink = open_inside(ns).await?;
     let lo = find(&netlink, "lo").await?.ok_or(NetError::Vanished { name: "lo".into() })?;
     set(&netlink, LinkUnspec::new_with_index(lo.index).up()).await?;
     let eth0 = find(&netlink, INSIDE).await?.ok_or(NetError::Vanished { name: INSIDE.into() })?;

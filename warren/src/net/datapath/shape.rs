@@ -133,7 +133,7 @@ pub type Transform = fn(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
 /// How records of a flow table are carried over from an older layout: `None` when they cannot be.
 /// The same layout with another capacity is copied as it is.
 ///
-/// Who changes a struct of a flow table adds a line to [`TRANSFORMS`] here: (map, old layout (the middle part of
+/// Who changes a struct of a flow table adds a line to `TRANSFORMS` here: (map, old layout (the middle part of
 /// the old pin's name), function). Without one the old flows are given up on upgrade.
 #[must_use]
 pub fn transform(shape: &Shape, old: &PinName) -> Option<Transform> {

@@ -333,3 +333,17 @@ fn files_in(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The verbs can be called from any task of a runtime with several threads.
+#[allow(dead_code)]
+fn verbs_are_send(handle: &Handle, attachment: &Attachment) {
+    fn send<T: Send>(_: T) {}
+    send(handle.attach(task(1), attachment));
+    send(handle.serve(task(1), attachment, true));
+    send(handle.detach(task(1)));
+    send(handle.list());
+    send(handle.published());
+    send(handle.flows(1));
+    send(handle.check());
+    send(handle.wait_generation(1));
+}

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use tempfile::TempDir;
 
-use super::{begin, me, put};
+use super::{begin, me, put, put_sized};
 use crate::{
     model::NodeId,
     raft::{RaftConfig, start},
@@ -175,7 +175,7 @@ fn a_disk_that_takes_no_more_stops_with_its_name() {
 async fn child_with_a_full_disk() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let raft = begin(Path::new(&dir)).await.unwrap();
-    let limit = fs::metadata(Path::new(&dir).join("log.redb")).unwrap().len() + 65536;
+    let limit = fs::metadata(Path::new(&dir).join("log.redb")).unwrap().len() + (4 << 20);
     let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
     // SAFETY: the limit is a valid struct for the whole call; ignoring a signal runs no code of
     // ours (a write past the limit then returns EFBIG).
@@ -184,8 +184,8 @@ async fn child_with_a_full_disk() {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
     let store = raft.store();
-    for n in 0..100_000u64 {
-        if let Err(e) = put(&store, n).await {
+    for n in 0..1000 {
+        if let Err(e) = put_sized(&store, n, 32 << 10).await {
             let said = e.to_string();
             assert!(said.contains(dir.to_str().unwrap()) && said.contains("free space"), "{said}");
             let failed = raft.failed().await.to_string();

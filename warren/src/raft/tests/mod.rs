@@ -3,9 +3,14 @@
 mod crash;
 mod damage;
 
-use std::{convert::Infallible, path::Path, time::Instant};
+use std::{collections::BTreeMap, convert::Infallible, path::Path, time::Instant};
 
-use openraft::testing::{StoreBuilder, Suite};
+use openraft::{
+    CommittedLeaderId,
+    entry::RaftEntry as _,
+    storage::RaftLogStorageExt as _,
+    testing::{StoreBuilder, Suite},
+};
 use tempfile::TempDir;
 
 use super::{
@@ -15,7 +20,7 @@ use super::{
     machine::Machine,
     snapshot::Snapshots,
     start,
-    types::{StorageError, Types},
+    types::{Entry, LogId, Membership, Peer, StorageError, Types, voter_number},
 };
 use crate::{
     model::{Node, NodeDescription, NodeId},
@@ -49,12 +54,18 @@ async fn begin(dir: &Path) -> Result<RaftHandle, RaftError> {
 
 /// Writes a node whose numbers say `n`.
 async fn put(store: &Store, n: u64) -> Result<(), UpdateError<Infallible>> {
+    put_sized(store, n, 0).await
+}
+
+/// The same, with some `bytes` in it.
+async fn put_sized(store: &Store, n: u64, bytes: usize) -> Result<(), UpdateError<Infallible>> {
+    let name = "x".repeat(bytes);
     store
         .update(|tx| {
             tx.put_node(Node {
                 id: NodeId::from_random(n.into()),
                 version: 0,
-                description: NodeDescription { memory: n, ..Default::default() },
+                description: NodeDescription { memory: n, name: name.clone(), ..Default::default() },
                 availability: Default::default(),
                 state: Default::default(),
                 subnet: None,
@@ -105,6 +116,25 @@ async fn a_crash_between_opening_and_beginning_is_a_beginning() {
     std::fs::remove_file(dir.path().join("begun")).unwrap();
     let raft = begin(dir.path()).await.unwrap();
     assert_eq!(raft.store().view().nodes().count(), 1);
+    raft.shutdown().await;
+}
+
+/// The same code with more voters: without a quorum it takes part, and refuses in words.
+#[tokio::test]
+async fn with_a_peer_that_is_away_it_does_not_pretend_to_lead() {
+    let dir = TempDir::new().unwrap();
+    let mut log = Log::open(&dir.path().join("log.redb"), me(), Fault::default()).unwrap();
+    let peer = |n: u128| Peer { node: NodeId::from_random(n).to_string(), address: String::new() };
+    let peers = BTreeMap::from([(voter_number(me()), peer(7)), (42, peer(8))]);
+    let members = Membership::new(vec![peers.keys().copied().collect()], peers);
+    let first = LogId::new(CommittedLeaderId::new(0, 0), 0);
+    log.blocking_append([Entry::new_membership(first, members)]).await.unwrap();
+    drop(log);
+    let raft = begin(dir.path()).await.unwrap();
+    assert!(!*raft.leadership().borrow());
+    let said = put(&raft.store(), 1).await.unwrap_err().to_string();
+    assert!(said.contains("does not lead") && !said.contains('\n'), "{said}");
+    assert!(raft.store().read().await.is_err(), "a read that may be stale passed for a fresh one");
     raft.shutdown().await;
 }
 

@@ -200,7 +200,21 @@ impl Containerd {
         self.config.task_dir(task).join(STARTED).exists()
     }
 
+    /// Whether it ended without ever having been let go: its creation was cut off together with
+    /// containerd. Such a one is made anew.
+    fn was_botched(&self, task: TaskId, process: Option<&Process>) -> bool {
+        process.is_some_and(|p| p.status() == ProcessStatus::Stopped) && !self.marked_started(task)
+    }
+
+    async fn delete_process(&self, task: TaskId) -> Result<(), CallError> {
+        let r = DeleteTaskRequest { container_id: task.to_string() };
+        already(call(LONG, self.client.tasks().delete(self.client.request(r))).await)
+    }
+
     async fn state(&self, task: TaskId, process: Option<&Process>) -> Result<ContainerState, CallError> {
+        if self.was_botched(task, process) {
+            return Ok(ContainerState::Created);
+        }
         if let Some(p) = process {
             return Ok(state_of(p));
         }
@@ -277,7 +291,10 @@ impl Runtime for Containerd {
     }
 
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
-        if self.process(task.id).await?.is_some() || self.marked_started(task.id) {
+        let process = self.process(task.id).await?;
+        if self.was_botched(task.id, process.as_ref()) {
+            self.delete_process(task.id).await?;
+        } else if process.is_some() || self.marked_started(task.id) {
             return Ok(());
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
@@ -314,6 +331,10 @@ impl Runtime for Containerd {
 
     async fn start(&self, task: TaskId) -> Result<u32, RuntimeError> {
         let mut process = self.process(task).await?;
+        if self.was_botched(task, process.as_ref()) {
+            self.delete_process(task).await?;
+            process = None;
+        }
         if process.is_none() && !self.marked_started(task) {
             // Prepared before the machine was restarted, or cut off before its last step.
             let mounts = found(self.mounts(task).await)?
@@ -321,7 +342,10 @@ impl Runtime for Containerd {
             self.create_process(task, mounts).await?;
             process = self.process(task).await?;
         }
-        let ended = || RuntimeError::Fatal("the container has ended and is not started again".to_owned());
+        let ended = || {
+            let why = if process.is_some() { "has ended" } else { "was lost" };
+            RuntimeError::Fatal(format!("the container {why} and is not started again"))
+        };
         match process.as_ref().map(state_of) {
             Some(ContainerState::Running { pid }) => return Ok(pid),
             Some(ContainerState::Stopped(_)) | None => return Err(ended()),
@@ -386,8 +410,7 @@ impl Runtime for Containerd {
                     }
                 }
             }
-            let r = DeleteTaskRequest { container_id: task.to_string() };
-            already(call(LONG, self.client.tasks().delete(self.client.request(r))).await)?;
+            self.delete_process(task).await?;
         }
         let config = self.config.clone();
         blocking(move || {

@@ -40,8 +40,18 @@ pub struct Outside {
 pub struct Orders {
     /// Where the task should be.
     pub desired: TaskState,
-    /// Its container was looked for and is not there.
-    pub gone: bool,
+    /// A look at the runtime showed that its container, which ran, does not. Its end is waited for
+    /// anyway; this is for the day when waiting does not tell.
+    pub lost: Option<Lost>,
+}
+
+/// What has become of a container that ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// It has ended.
+    Ended(Exit),
+    /// It is not there.
+    Gone,
 }
 
 /// The present moment, by this machine's clock.
@@ -66,8 +76,10 @@ pub async fn run(
     loop {
         let order = *orders.borrow_and_update();
         machine.desire(order.desired, now());
-        if order.gone {
-            machine.gone(now());
+        match order.lost {
+            Some(Lost::Ended(exit)) => machine.exited(exit, now()),
+            Some(Lost::Gone) => machine.gone(now()),
+            None => {}
         }
         // What was just decided is told before it is acted on, and once more after.
         outside.reports.put(id, machine.status());

@@ -5,9 +5,9 @@ use nix::{
     unistd::Pid,
 };
 
-use super::fixture::{TestNode, again, eventually, exit, program, trapping};
+use super::fixture::{TestNode, again, eventually, exit, program, removed, trapping};
 use crate::{
-    model::{Attachment, Task},
+    model::Attachment,
     worker::{
         executor::{ContainerState, Exit, Runtime, RuntimeError},
         runtime::remains,
@@ -173,24 +173,6 @@ async fn a_call_cut_off_anywhere_is_completed_by_the_same_call() {
         let _ = tokio::time::timeout(cut / 2, c.remove(task.id)).await;
         removed(&node, &task).await;
     }
-}
-
-/// Removes a task, and as the agent would, everything else that is listed: requests of a call that
-/// was cut off may come through late.
-async fn removed(node: &TestNode, task: &Task) {
-    let mut left = Vec::new();
-    for _ in 0..100 {
-        again("remove", async || node.containerd.remove(task.id).await).await;
-        for (listed, _) in again("list", async || node.containerd.list().await).await {
-            again("remove", async || node.containerd.remove(listed).await).await;
-        }
-        left = node.leftovers().await;
-        if left.is_empty() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{left:?}");
 }
 
 /// Prepared, never started, and then the machine was restarted: no process, no shim, no cgroup.
