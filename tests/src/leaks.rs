@@ -32,7 +32,7 @@ impl Snapshot {
         found.insert("permanent neighbour", lines(&ns.ip(&["neigh", "show", "nud", "permanent"])?));
         found.insert("mount", mounts(node.dir()));
         found.insert("cgroup", cgroups());
-        found.insert("process", processes(node.dir()));
+        found.insert("process", processes(node));
         found.insert("pin", pins()?);
         found.insert("map entry", map_entries(&node.id()?)?);
         for (kind, entries) in containerd(node)? {
@@ -117,16 +117,12 @@ fn cgroups() -> BTreeSet<String> {
     found
 }
 
-/// Agent, containerd, shims, and everything in a control group of Warren's; by name and words, not
-/// by id, since containerd and agent may have been restarted.
-fn processes(dir: &Path) -> BTreeSet<String> {
-    let dir = dir.display().to_string();
-    let us = std::process::id().cast_signed();
-    process::all()
-        .into_iter()
-        .filter(|p| p.pid != us && (p.words.contains(&dir) || p.cgroups.contains("warren")))
-        .map(|p| p.words)
-        .collect()
+/// Agent, containerd, shims (in the host's network namespace), and everything in a control group of
+/// Warren's; by name and words, not by id, since containerd and agent may have been restarted.
+fn processes(node: &Node) -> BTreeSet<String> {
+    let inside = process::in_netns(&node.host.ns.path());
+    let in_group = process::all().into_iter().filter(|p| p.cgroups.contains("warren"));
+    inside.into_iter().chain(in_group).map(|p| p.words).collect()
 }
 
 /// Files below Warren's directory of the BPF file system.
@@ -190,7 +186,8 @@ fn map_entries(node_id: &str) -> Result<BTreeSet<String>> {
 
 /// What the node's containerd holds, in every namespace of it.
 fn containerd(node: &Node) -> Result<Vec<(&'static str, BTreeSet<String>)>> {
-    let socket = containerd_socket(node)?;
+    let wait = std::time::Duration::from_secs(10);
+    let socket = crate::eventually("containerd listens", wait, || containerd_socket(node))?;
     let ctr = |words: &[&str]| {
         let mut all = vec!["--address", socket.as_str()];
         all.extend(words);

@@ -135,7 +135,8 @@ impl Drop for Netns {
 /// Ends what runs inside and removes it; nothing there is fine.
 pub fn remove(name: &str) {
     let path = Path::new("/run/netns").join(name);
-    let inside: Vec<i32> = process::in_netns(&path).iter().map(|p| p.pid).collect();
+    // With all below them: containers, which have namespaces of their own.
+    let inside: Vec<i32> = process::in_netns(&path).iter().flat_map(|p| process::tree(p.pid)).collect();
     process::end(&inside);
     if path.exists()
         && let Err(e) = program::host("ip", &["netns", "del", name])

@@ -216,16 +216,21 @@ impl Node {
         }
     }
 
-    /// The containerd's process.
+    /// The containerd's process; it may come up a moment after the API.
     ///
     /// # Errors
     /// There is none, or more than one.
     pub fn containerd(&self) -> Result<i32> {
-        let found: Vec<i32> =
-            process::naming(&self.dir).iter().filter(|p| p.name == "containerd").map(|p| p.pid).collect();
+        eventually("one containerd", Duration::from_secs(10), || self.containerd_now())
+    }
+
+    fn containerd_now(&self) -> Result<i32> {
+        // Agent and containerd are in the host's network namespace; shims too.
+        let inside = process::in_netns(&self.host.ns.path());
+        let found: Vec<i32> = inside.iter().filter(|p| p.name == "containerd").map(|p| p.pid).collect();
         match found[..] {
             [pid] => Ok(pid),
-            _ => bail!("{} containerds serve {}: {found:?}", found.len(), self.dir.display()),
+            _ => bail!("{} containerds run in {}: {found:?}", found.len(), self.host.ns.name()),
         }
     }
 

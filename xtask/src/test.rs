@@ -61,7 +61,9 @@ pub fn run(args: &Args) -> Result<()> {
             ])
             .env("WARREN_BIN", &built.warren)
             .env("WARREN_TESTBOX", &built.testbox)
-            .env("WARREN_BPF_OBJECT", &built.object),
+            .env("WARREN_BPF_OBJECT", &built.object)
+            // What a scenario says is the reason, not where it was said.
+            .env("RUST_BACKTRACE", "0"),
         )
     });
     summary.part("kernels", kernels::run);
