@@ -36,6 +36,10 @@ use crate::model::{Assignment, Attachment, TaskId};
 /// How long rows of a replaced table are left alone: far longer than a packet is in a program.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// A link is mended at most once in this time: whoever breaks it again and again, or something that
+/// cannot be mended, must not keep us busy.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
+
 /// Everything but the loop.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -48,7 +52,7 @@ pub(super) struct Engine {
     pub(super) wake: Notify,
     state: Mutex<State>,
     links: tokio::sync::Mutex<()>,
-    generation: watch::Sender<u64>,
+    pub(super) generation: watch::Sender<u64>,
 }
 
 /// What is known of the kernel.
@@ -63,6 +67,8 @@ pub(super) struct State {
     pub(super) devices: BTreeSet<(u32, String)>,
     /// Devices that could not get one, told already.
     refused: BTreeSet<(u32, String)>,
+    /// When each broken link was mended last.
+    mended: BTreeMap<TaskId, Instant>,
     /// Whether our programs are in the place of an earlier agent's.
     switched: bool,
     reserved: Reserved,
@@ -144,6 +150,17 @@ impl State {
         Ok(())
     }
 
+    /// Broken links that have not been mended just now.
+    fn due_for_mending(&mut self, mtu: u32) -> Vec<TaskId> {
+        let now = Instant::now();
+        let broken = unfinished(self, mtu);
+        self.mended.retain(|t, last| broken.contains(t) || now.duration_since(*last) < MEND_PAUSE);
+        let due = |t: &TaskId| self.mended.get(t).is_none_or(|l| now.duration_since(*l) >= MEND_PAUSE);
+        let due: Vec<TaskId> = broken.into_iter().filter(due).collect();
+        self.mended.extend(due.iter().map(|t| (*t, now)));
+        due
+    }
+
     /// Ends what an earlier start ran on devices that take no part any more.
     fn forget_others(
         &self,
@@ -202,6 +219,7 @@ impl Engine {
             retired: Vec::new(),
             devices: BTreeSet::new(),
             refused: BTreeSet::new(),
+            mended: BTreeMap::new(),
             switched: false,
             reserved,
         };
@@ -250,7 +268,7 @@ impl Engine {
             }
             state.settle(&self.settings, assignment.as_deref())?;
             state.programs(&self.settings, assignment.is_some())?;
-            unfinished(&state, mtu)
+            state.due_for_mending(mtu)
         };
         for task in unfinished {
             self.mend(task, mtu).await;
@@ -262,10 +280,13 @@ impl Engine {
     }
 
     /// When the loop should look again if nothing happens before: rows that nobody reads any more
-    /// are to be zeroed.
+    /// are to be zeroed, and a mended link may be broken again.
     pub(super) fn next_look(&self) -> Option<Duration> {
-        let last = self.state().retired.iter().map(|(_, since)| *since).max()?;
-        Some((last + GRACE).saturating_duration_since(Instant::now()))
+        let state = self.state();
+        let rows = state.retired.iter().map(|(_, since)| *since + GRACE).max();
+        let links = state.mended.values().map(|last| *last + MEND_PAUSE).max();
+        let at = rows.into_iter().chain(links).min()?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 
     /// Brings a link back that something else has removed or changed.
@@ -306,13 +327,13 @@ impl Engine {
         link::finish(&self.netlink, &self.netns_dir, &alias, index).await
     }
 
-    async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
+    pub(super) async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
         let mtu = self.state().host.smallest_mtu(&self.settings.interfaces);
         self.connect(task, attachment, mtu, false).await?;
         Ok(link::namespace_path(&self.netns_dir, task))
     }
 
-    fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
+    pub(super) fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
         let assignment = self.heard();
         let mut state = self.state();
         let a = state.attached.get_mut(&task).filter(|a| a.attachment == *attachment);
@@ -340,7 +361,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn detach(&self, task: TaskId) -> Result<(), NetError> {
+    pub(super) async fn detach(&self, task: TaskId) -> Result<(), NetError> {
         let links = self.links.lock().await;
         let (gone, maps) = {
             let mut state = self.state();
@@ -375,7 +396,7 @@ impl Engine {
         Ok((state.plan(&self.settings, self.heard().as_deref()), found))
     }
 
-    fn list(&self) -> Result<Vec<TaskId>, NetError> {
+    pub(super) fn list(&self) -> Result<Vec<TaskId>, NetError> {
         let mut tasks: BTreeSet<TaskId> = link::namespaces(&self.netns_dir)
             .map_err(|e| NetError::system("list network namespaces", e))?
             .into_iter()
@@ -425,70 +446,4 @@ fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeM
 pub(super) fn memory() -> u64 {
     use procfs::Current;
     procfs::Meminfo::current().map_or(1 << 30, |m| m.mem_total)
-}
-
-/// How the rest of the node speaks to its network. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    engine: Arc<Engine>,
-}
-
-impl Handle {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
-    }
-
-    /// Makes the task's network namespace, link, addresses and routes, and returns where the
-    /// namespace is mounted. It gets no traffic from published ports before [`Handle::serve`].
-    /// Repeatable: completes what is half-made.
-    pub async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
-        self.engine.attach(task, attachment).await
-    }
-
-    /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
-    /// next packet on. Established ones are left alone. Closing one that is not attached is no
-    /// error.
-    pub async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
-        self.engine.serve(task, attachment, open)
-    }
-
-    /// Removes every trace of the task, flows included. Nothing there is no error.
-    pub async fn detach(&self, task: TaskId) -> Result<(), NetError> {
-        self.engine.detach(task).await
-    }
-
-    /// Everything attached, whole or half-made.
-    pub async fn list(&self) -> Result<Vec<TaskId>, NetError> {
-        self.engine.list()
-    }
-
-    /// Published ports, as the datapath has them.
-    pub async fn published(&self) -> Result<Vec<report::Published>, NetError> {
-        Ok(report::published(&self.engine))
-    }
-
-    /// Live flows, at most `limit` (0: all), and whether there are more.
-    pub async fn flows(&self, limit: usize) -> Result<(Vec<report::Flow>, bool), NetError> {
-        let engine = Arc::clone(&self.engine);
-        tokio::task::spawn_blocking(move || report::flows(&engine, limit))
-            .await
-            .map_err(|_| NetError::Stopped)?
-    }
-
-    /// Compares what should be with what is.
-    pub async fn check(&self) -> Result<report::Check, NetError> {
-        report::check(&self.engine).await
-    }
-
-    /// The generation of the assignment that the datapath has reached.
-    #[must_use]
-    pub fn generation(&self) -> watch::Receiver<u64> {
-        self.engine.generation.subscribe()
-    }
-
-    /// Waits until the datapath has reached this generation.
-    pub async fn wait_generation(&self, generation: u64) -> Result<(), NetError> {
-        let mut reached = self.generation();
-        reached.wait_for(|g| *g >= generation).await.map(drop).map_err(|_| NetError::Stopped)
-    }
 }

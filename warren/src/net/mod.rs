@@ -15,6 +15,7 @@ pub mod datapath;
 mod engine;
 mod error;
 mod events;
+mod handle;
 pub mod netlink;
 mod owner;
 mod preflight;
@@ -32,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Assignment, NodeId};
 
-pub use engine::Handle;
 pub use error::NetError;
+pub use handle::Handle;
 pub use owner::port_owner;
 pub use preflight::{Problem, pool_conflict, preflight};
 pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};

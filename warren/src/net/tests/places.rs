@@ -18,9 +18,10 @@ fn rows(config: &Config, name: &str) -> usize {
     text.matches("\"key\":").count()
 }
 
-fn netns_count() -> usize {
-    // Every network namespace of the kernel that a process or a mount holds shows up here.
-    fs::read_to_string("/proc/self/mounts").unwrap().matches("nsfs").count()
+/// Mounts below a directory.
+fn mounts(dir: &Path) -> usize {
+    let dir = dir.display().to_string();
+    fs::read_to_string("/proc/self/mounts").unwrap().matches(dir.as_str()).count()
 }
 
 #[test]
@@ -264,7 +265,11 @@ fn what_others_remove_is_brought_back() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         ip(&format!("-n {n} link set {name} down"));
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !ip(&format!("-n {n} link show {name}")).contains("state UP") {
+            assert!(Instant::now() < deadline, "the link stays down");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         knock(&client, "198.18.0.1:8080", 5);
         agent.stop().await;
     });
@@ -329,13 +334,13 @@ fn published_ports_are_reserved_and_given_back() {
 fn reset_removes_what_a_killed_agent_left() {
     let world = World::new();
     let n = world.ns("n");
-    let mounts = netns_count();
     let config = world.config.clone();
     world.node(move |config| async move {
         for hook in [Hook::Tcx, Hook::Clsact] {
             let agent = Agent::of_build(&config, Some(web(&config, 1, 2, &["8080:80"])), build(), hook).await;
             agent.serve(1, 80).await;
             agent.handle.attach(task(2), &attachment(2)).await.unwrap();
+            assert_eq!(mounts(&config.netns_dir), 2);
             agent.stop().await;
             reset(&config).await.unwrap();
             reset(&config).await.unwrap();
@@ -344,6 +349,6 @@ fn reset_removes_what_a_killed_agent_left() {
             assert!(!run("tc", &["-n", &n, "qdisc"]).contains("clsact"));
         }
     });
-    assert_eq!(netns_count(), mounts);
+    assert_eq!(mounts(&config.netns_dir), 0);
     assert!(!config.netns_dir.exists() && !config.pin_root.exists());
 }

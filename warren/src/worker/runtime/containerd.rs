@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,7 +26,7 @@ use super::{
     RuntimeConfig, SNAPSHOTTER,
     client::{CallError, Client, LONG, SHORT, already, call, found},
     failure::start_error,
-    files::{STARTED, TaskFiles},
+    files::{STARTED, STARTING, TaskFiles},
     image::{ImageStore, ResolvedImage},
     remains, rootfs,
     spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
@@ -196,14 +195,23 @@ impl Containerd {
         }
     }
 
-    fn marked_started(&self, task: TaskId) -> bool {
-        self.config.task_dir(task).join(STARTED).exists()
+    fn marked(&self, task: TaskId, mark: &str) -> bool {
+        self.config.task_dir(task).join(mark).exists()
+    }
+
+    async fn mark(&self, task: TaskId, mark: &'static str) -> Result<(), RuntimeError> {
+        let dir = self.config.task_dir(task);
+        blocking(move || {
+            std::fs::create_dir_all(&dir)?;
+            std::fs::write(dir.join(mark), b"")
+        })
+        .await
     }
 
     /// Whether it ended without ever having been let go: its creation was cut off together with
     /// containerd. Such a one is made anew.
     fn was_botched(&self, task: TaskId, process: Option<&Process>) -> bool {
-        process.is_some_and(|p| p.status() == ProcessStatus::Stopped) && !self.marked_started(task)
+        process.is_some_and(|p| p.status() == ProcessStatus::Stopped) && !self.marked(task, STARTING)
     }
 
     async fn delete_process(&self, task: TaskId) -> Result<(), CallError> {
@@ -218,7 +226,7 @@ impl Containerd {
         if let Some(p) = process {
             return Ok(state_of(p));
         }
-        if !self.marked_started(task) {
+        if !self.marked(task, STARTED) {
             return Ok(ContainerState::Created);
         }
         // A list leaves out a process whose shim was slow to answer: ask for this one before
@@ -252,11 +260,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, RuntimeError> {
     let result = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|r| r);
     result.map_err(|e| RuntimeError::Temporary(format!("the container's files: {e}")))
-}
-
-fn mark_started(dir: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    std::fs::write(dir.join(STARTED), b"")
 }
 
 #[async_trait]
@@ -294,7 +297,7 @@ impl Runtime for Containerd {
         let process = self.process(task.id).await?;
         if self.was_botched(task.id, process.as_ref()) {
             self.delete_process(task.id).await?;
-        } else if process.is_some() || self.marked_started(task.id) {
+        } else if process.is_some() || self.marked(task.id, STARTED) {
             return Ok(());
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
@@ -335,7 +338,7 @@ impl Runtime for Containerd {
             self.delete_process(task).await?;
             process = None;
         }
-        if process.is_none() && !self.marked_started(task) {
+        if process.is_none() && !self.marked(task, STARTED) {
             // Prepared before the machine was restarted, or cut off before its last step.
             let mounts = found(self.mounts(task).await)?
                 .ok_or_else(|| RuntimeError::Fatal(format!("task {task} was not prepared")))?;
@@ -347,15 +350,19 @@ impl Runtime for Containerd {
             RuntimeError::Fatal(format!("the container {why} and is not started again"))
         };
         match process.as_ref().map(state_of) {
-            Some(ContainerState::Running { pid }) => return Ok(pid),
+            Some(ContainerState::Running { pid }) => {
+                self.mark(task, STARTED).await?;
+                return Ok(pid);
+            }
             Some(ContainerState::Stopped(_)) | None => return Err(ended()),
             Some(ContainerState::Created) => {}
         }
-        let dir = self.config.task_dir(task);
-        blocking(move || mark_started(&dir)).await?;
+        self.mark(task, STARTING).await?;
         let r = StartRequest { container_id: task.to_string(), exec_id: String::new() };
         let started = call(LONG, self.client.tasks().start(self.client.request(r))).await;
-        Ok(started.map_err(start_error)?.pid)
+        let pid = started.map_err(start_error)?.pid;
+        self.mark(task, STARTED).await?;
+        Ok(pid)
     }
 
     async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError> {
@@ -363,7 +370,7 @@ impl Runtime for Containerd {
         loop {
             match self.wait_exit(task).await {
                 Ok(exit) => return Ok(exit),
-                Err(CallError::NotFound(_)) if self.marked_started(task) => return Ok(LOST),
+                Err(CallError::NotFound(_)) if self.marked(task, STARTED) => return Ok(LOST),
                 Err(CallError::NotFound(_)) => {
                     return Err(RuntimeError::Fatal(format!("task {task} was not started")));
                 }

@@ -19,7 +19,9 @@ pub struct TaskFiles {
     pub resolv_conf: PathBuf,
 }
 
-/// There when the container's process was, or was about to be, started.
+/// There when the container's process was about to be let go.
+pub(super) const STARTING: &str = "starting";
+/// There when it was.
 pub(super) const STARTED: &str = "started";
 
 impl TaskFiles {

@@ -1,0 +1,74 @@
+//! The verbs of the node's network.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::{NetError, engine::Engine, report};
+use crate::model::{Attachment, TaskId};
+
+/// How the rest of the node speaks to its network. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    engine: Arc<Engine>,
+}
+
+impl Handle {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// Makes the task's network namespace, link, addresses and routes, and returns where the
+    /// namespace is mounted. It gets no traffic from published ports before [`Handle::serve`].
+    /// Repeatable: completes what is half-made.
+    pub async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
+        self.engine.attach(task, attachment).await
+    }
+
+    /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
+    /// next packet on. Established ones are left alone. Closing one that is not attached is no
+    /// error.
+    pub async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
+        self.engine.serve(task, attachment, open)
+    }
+
+    /// Removes every trace of the task, flows included. Nothing there is no error.
+    pub async fn detach(&self, task: TaskId) -> Result<(), NetError> {
+        self.engine.detach(task).await
+    }
+
+    /// Everything attached, whole or half-made.
+    pub async fn list(&self) -> Result<Vec<TaskId>, NetError> {
+        self.engine.list()
+    }
+
+    /// Published ports, as the datapath has them.
+    pub async fn published(&self) -> Result<Vec<report::Published>, NetError> {
+        Ok(report::published(&self.engine))
+    }
+
+    /// Live flows, at most `limit` (0: all), and whether there are more.
+    pub async fn flows(&self, limit: usize) -> Result<(Vec<report::Flow>, bool), NetError> {
+        let engine = Arc::clone(&self.engine);
+        tokio::task::spawn_blocking(move || report::flows(&engine, limit))
+            .await
+            .map_err(|_| NetError::Stopped)?
+    }
+
+    /// Compares what should be with what is.
+    pub async fn check(&self) -> Result<report::Check, NetError> {
+        report::check(&self.engine).await
+    }
+
+    /// The generation of the assignment that the datapath has reached.
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.engine.generation.subscribe()
+    }
+
+    /// Waits until the datapath has reached this generation.
+    pub async fn wait_generation(&self, generation: u64) -> Result<(), NetError> {
+        let mut reached = self.generation();
+        reached.wait_for(|g| *g >= generation).await.map(drop).map_err(|_| NetError::Stopped)
+    }
+}
