@@ -89,22 +89,9 @@ pub struct Built {
 pub fn binaries() -> Result<Built> {
     let target = workspace::target()?;
     execute(&mut cargo(&["build", "-p", "warren", "--bin", "warren"]))?;
-    execute(&mut cargo(&[
-        "rustc",
-        "-p",
-        "testbox",
-        "--bin",
-        "testbox",
-        "--release",
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ]))?;
-    let built = Built {
-        warren: target.join("debug/warren"),
-        testbox: target.join("release/testbox"),
-        object: target.join(build_ebpf::OBJECT),
-    };
+    let testbox = testbox()?;
+    let built =
+        Built { warren: target.join("debug/warren"), testbox, object: target.join(build_ebpf::OBJECT) };
     for file in [&built.warren, &built.testbox, &built.object] {
         std::fs::metadata(file).with_context(|| format!("{}", file.display()))?;
     }
@@ -121,6 +108,16 @@ fn binary_of_another_abi() -> Result<PathBuf> {
     let kept = target.join("debug/warren-other-abi");
     std::fs::copy(target.join("debug/warren"), &kept).with_context(|| format!("{}", kept.display()))?;
     Ok(kept)
+}
+
+/// Builds the static `testbox`; where it lies.
+///
+/// # Errors
+/// The build fails.
+pub fn testbox() -> Result<PathBuf> {
+    let words = ["rustc", "-p", "testbox", "--bin", "testbox", "--release"];
+    execute(cargo(&words).args(["--", "-C", "target-feature=+crt-static"]))?;
+    Ok(workspace::target()?.join("release/testbox"))
 }
 
 #[derive(Default)]
