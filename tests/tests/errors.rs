@@ -1,9 +1,7 @@
 //! Every "no" is one sentence that says what is wrong, leaves everything as it was, and exits with
 //! another status than 0.
 
-use std::{
-    fs, net::TcpListener, os::unix::process::CommandExt, path::Path, process::Command, time::Duration,
-};
+use std::{fs, net::TcpListener, os::unix::process::CommandExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -166,16 +164,10 @@ fn a_node_that_is_away_is_named() -> Result<()> {
 
 /// Runs `node start` with these flags in a host that is otherwise fit; what it said. It must end by
 /// itself, and leave no trace.
-fn start_refused(
-    ns: &Netns,
-    dir: &Path,
-    prepare: impl FnOnce(&mut Command),
-    flags: &[&str],
-) -> Result<String> {
+fn start_refused(ns: &Netns, dir: &Path, flags: &[&str]) -> Result<String> {
     let mut c = ns.command(warren()?)?;
     let (data, socket) = (dir.join("data"), dir.join("s"));
     c.args(["node", "start", "--data-dir"]).arg(&data).arg("--socket").arg(&socket).args(flags);
-    prepare(&mut c);
     let links = ns.ip(&["-o", "link"])?;
     let ended = program::run(&mut c, Duration::from_secs(30))?;
     let said = one_line(&ended)?;
@@ -202,23 +194,20 @@ fn a_node_that_cannot_run_does_not_start_and_says_why() -> Result<()> {
         (&["--log-format", "xml"], &["xml"]),
     ];
     for (flags, expected) in cases {
-        let said = start_refused(&host.ns, dir.path(), |_| {}, flags)?;
+        let said = start_refused(&host.ns, dir.path(), flags)?;
         for word in *expected {
             ensure!(said.contains(word), "{flags:?}: no \"{word}\" in: {said}");
         }
     }
-    // No containerd to be found.
-    let empty = dir.path().join("empty");
-    fs::create_dir(&empty)?;
-    let said = start_refused(
-        &host.ns,
-        dir.path(),
-        |c| {
-            c.env("PATH", &empty);
-        },
-        &["--containerd", "embedded"],
-    )?;
-    ensure!(said.contains("containerd"), "{said}");
+    // No containerd to be found: hidden, in a mount namespace of the command's own.
+    let mut c = host.ns.command("unshare")?;
+    let hide = "mount --bind /dev/null /usr/bin/containerd && exec \"$@\"";
+    c.args(["--mount", "sh", "-c", hide, "sh"]).arg(warren()?);
+    c.args(["node", "start", "--containerd", "embedded", "--data-dir"]).arg(dir.path().join("data"));
+    c.arg("--socket").arg(dir.path().join("s"));
+    let said = one_line(&program::run(&mut c, Duration::from_secs(30))?)?;
+    ensure!(said.contains("containerd") && said.contains("install"), "{said}");
+    ensure!(!dir.path().join("data").exists(), "a refused start made a data directory");
     // Not root. The binary may lie where only root can read.
     let binary = dir.path().join("warren");
     fs::copy(warren()?, &binary)?;
