@@ -70,11 +70,12 @@ pub fn parse_pin(name: &str) -> Option<PinName> {
 
 /// Every map, sized for a machine with this much memory (bytes). Large flow tables are what costs:
 /// together they stay below one percent of the memory, and a board with 512 MB still gets room for
-/// 16384 flows.
+/// 16384 flows. From 4 GB on they grow no more: their memory is locked whether used or not.
 #[must_use]
 pub fn shapes(memory: u64) -> Vec<Shape> {
     type V4 = [u8; 4];
-    let flows = u32::try_from((memory >> 16).clamp(16_384, 131_072)).unwrap_or(16_384);
+    const LARGEST: u64 = capacity::ESTABLISHED as u64;
+    let flows = u32::try_from((memory >> 16).clamp(16_384, LARGEST)).unwrap_or(16_384);
     // A power of two: buckets and rows of a kernel hash come in these anyway.
     let flows = if flows.is_power_of_two() { flows } else { flows.next_power_of_two() / 2 };
     let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
@@ -172,7 +173,8 @@ mod tests {
             |memory| shapes(memory).iter().find(|s| s.name == map::FLOW_EST4).map(|s| s.info.max_entries);
         assert_eq!(entries(512 << 20), Some(16_384));
         assert_eq!(entries(3 << 30), Some(32_768));
-        assert_eq!(entries(1 << 40), Some(131_072));
+        assert_eq!(entries(4 << 30), Some(65_536));
+        assert_eq!(entries(1 << 40), Some(65_536));
     }
 
     #[test]
