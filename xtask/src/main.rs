@@ -1,6 +1,7 @@
 //! Warren's own commands: `cargo xtask COMMAND`. Each shows what it does and stops with the reason
 //! when it cannot go on.
 
+mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Args),
     /// Set up and show the main job on this machine; needs root
     Demo(demo::Args),
+    /// Set up and measure what Warren costs; needs root
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Fix => fix::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -87,6 +87,22 @@ pub struct Built {
 pub fn binaries() -> Result<Built> {
     let target = workspace::target()?;
     execute(&mut cargo(&["build", "-p", "warren", "--bin", "warren"]))?;
+    let built = Built {
+        warren: target.join("debug/warren"),
+        testbox: testbox()?,
+        object: target.join("bpf/warren-ebpf.o"),
+    };
+    for file in [&built.warren, &built.testbox, &built.object] {
+        std::fs::metadata(file).with_context(|| format!("{}", file.display()))?;
+    }
+    Ok(built)
+}
+
+/// Builds the static `testbox`.
+///
+/// # Errors
+/// The build fails.
+pub fn testbox() -> Result<PathBuf> {
     execute(&mut cargo(&[
         "rustc",
         "-p",
@@ -98,15 +114,7 @@ pub fn binaries() -> Result<Built> {
         "-C",
         "target-feature=+crt-static",
     ]))?;
-    let built = Built {
-        warren: target.join("debug/warren"),
-        testbox: target.join("release/testbox"),
-        object: target.join("bpf/warren-ebpf.o"),
-    };
-    for file in [&built.warren, &built.testbox, &built.object] {
-        std::fs::metadata(file).with_context(|| format!("{}", file.display()))?;
-    }
-    Ok(built)
+    Ok(workspace::target()?.join("release/testbox"))
 }
 
 #[derive(Default)]
