@@ -1,8 +1,8 @@
 //! The binary is replaced under running services.
 
-use std::{fs, thread, time::Duration};
+use std::{env, fs, thread, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use warren_tests::{eventually, load::Load, node::warren, scenario::OneNode};
 
 /// Stops the agent, puts another binary in its place, starts it, under load.
@@ -12,8 +12,8 @@ fn replace(binary: &std::path::Path) -> Result<()> {
     site.create("echo", &["-p", "7000:7"], &["tcp-echo"])?;
     let before = (site.node.running("web")?, site.node.running("echo")?);
     let to = |port: u16| format!("{}:{port}", site.node.host.v4);
-    let connections = Load::connections(&site.client, &to(8080), 500, 20)?;
-    let stream = Load::stream(&site.client, &to(7000), 200, 20)?;
+    let mut connections = Load::connections(&site.client, &to(8080), 500, 40)?;
+    let stream = Load::stream(&site.client, &to(7000), 200, 40)?;
     thread::sleep(Duration::from_secs(1));
 
     site.node.stop_agent()?;
@@ -26,7 +26,15 @@ fn replace(binary: &std::path::Path) -> Result<()> {
     // It is in charge: what is made now works.
     site.create("after", &["-p", "8082:80"], &[])?;
     site.ask(8082, "/")?;
+    // And back, as an operator does who regrets.
+    site.node.stop_agent()?;
+    site.node.set_binary(warren()?);
+    site.node.start_agent()?;
+    site.create("later", &["-p", "8083:80"], &[])?;
+    site.ask(8083, "/")?;
+    site.ask(8082, "/")?;
 
+    ensure!(connections.running()?, "the load ended before the last change did");
     let (connections, stream) = (connections.finish()?, stream.finish()?);
     ensure!(connections["failed"] == 0, "new connections: {connections}");
     ensure!(stream["error"] == "" && stream["received"] == stream["sent"], "the stream: {stream}");
@@ -40,4 +48,12 @@ fn the_same_version_rebuilt_takes_over() -> Result<()> {
     let copy = dir.path().join("warren");
     fs::copy(warren()?, &copy)?;
     replace(&copy)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_version_with_another_map_abi_takes_over_and_hands_back() -> Result<()> {
+    let other = env::var_os("WARREN_BIN_OTHER_ABI")
+        .context("WARREN_BIN_OTHER_ABI names no binary: run these tests by `cargo xtask test`")?;
+    replace(other.as_ref())
 }

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    warren::cli::run(warren::cli::Cli::parse())
+    warren::cli::main()
 }

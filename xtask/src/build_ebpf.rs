@@ -10,6 +10,11 @@ use crate::{
     workspace,
 };
 
+/// Where the object is, within the target directory.
+pub const OBJECT: &str = "bpf/warren-ebpf.o";
+/// Where the one of another ABI is: in another directory, because `warren`'s build watches that one.
+pub const OTHER_OBJECT: &str = "bpf-other-abi/warren-ebpf.o";
+
 /// What may be said.
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -17,6 +22,9 @@ pub struct Args {
     /// with bpftool
     #[arg(long)]
     pub log: bool,
+    /// Another map ABI than ours, for tests of upgrades; goes to a file of its own
+    #[arg(long, hide = true)]
+    pub other_abi: bool,
 }
 
 /// `--btf` because without it the object silently has no BTF and no map loads; v3 because atomics
@@ -34,7 +42,13 @@ pub fn run(args: &Args) -> Result<()> {
     say(&format!("BPF programs, with {}", compiler.name()));
     let target = workspace::target()?;
     let out = target.join("ebpf");
-    let features = if args.log { "programs,log" } else { "programs" };
+    let mut features = String::from("programs");
+    if args.log {
+        features.push_str(",log");
+    }
+    if args.other_abi {
+        features.push_str(",other-abi");
+    }
     let mut build = match &compiler {
         Compiler::Distribution(rustc) => {
             let mut c = cargo(&["build"]);
@@ -48,13 +62,13 @@ pub fn run(args: &Args) -> Result<()> {
             c
         }
     };
-    build.args(["-p", "warren-ebpf", "--bin", "warren-ebpf", "--features", features]);
+    build.args(["-p", "warren-ebpf", "--bin", "warren-ebpf", "--features", &features]);
     build.args(["--profile", "bpf", "--target", TARGET, "--target-dir"]).arg(&out);
     build.env("RUSTFLAGS", FLAGS).env_remove("CARGO_ENCODED_RUSTFLAGS").env("PATH", path_with_cargo_bin());
     execute(&mut build)?;
 
     let built = out.join(TARGET).join("bpf/warren-ebpf");
-    let object = target.join("bpf/warren-ebpf.o");
+    let object = target.join(if args.other_abi { OTHER_OBJECT } else { OBJECT });
     let bytes = without_dwarf(&built, compiler.llvm()?)?;
     if put(&object, &bytes)? {
         say(&format!("{} ({} bytes)", object.display(), bytes.len()));
@@ -64,7 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The object without DWARF, which made the BTF and is two thirds of it; nothing reads it after.
+/// The object without DWARF, which made the BTF and is four fifths of it; nothing reads it after.
 /// Where no LLVM tool can take it out (GNU's cannot read BPF objects), the object keeps it.
 fn without_dwarf(built: &Path, llvm: u32) -> Result<Vec<u8>> {
     let tool = find(&format!("llvm-strip-{llvm}")).or_else(|| find("llvm-strip"));

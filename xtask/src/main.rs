@@ -38,8 +38,9 @@ enum Command {
     Test(test::Args),
     /// Set up and show the main job on this machine; needs root
     Demo(demo::Args),
-    /// Set up and measure what Warren costs; needs root
-    Bench(bench::Args),
+    /// Set up and measure; needs root
+    #[command(subcommand)]
+    Bench(bench::What),
 }
 
 fn main() -> ExitCode {
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Command::Fix => fix::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(what) => bench::run(&what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

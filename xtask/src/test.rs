@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     summary.part("check", check::run);
     // One compilation of everything the parts below run.
+    let other = summary.must("build, with another map ABI", binary_of_another_abi)?;
     let built = summary.must("build", binaries)?;
     summary.part("plain tests", || {
         execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "-p", "xtask", "-p", "testbox"]))
@@ -60,6 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
                 "--test-threads=1",
             ])
             .env("WARREN_BIN", &built.warren)
+            .env("WARREN_BIN_OTHER_ABI", &other)
             .env("WARREN_TESTBOX", &built.testbox)
             .env("WARREN_BPF_OBJECT", &built.object)
             // What a scenario says is the reason, not where it was said.
@@ -87,33 +89,34 @@ pub struct Built {
 pub fn binaries() -> Result<Built> {
     let target = workspace::target()?;
     execute(&mut cargo(&["build", "-p", "warren", "--bin", "warren"]))?;
-    let built = Built {
-        warren: target.join("debug/warren"),
-        testbox: testbox()?,
-        object: target.join("bpf/warren-ebpf.o"),
-    };
+    let testbox = testbox()?;
+    let built =
+        Built { warren: target.join("debug/warren"), testbox, object: target.join(build_ebpf::OBJECT) };
     for file in [&built.warren, &built.testbox, &built.object] {
         std::fs::metadata(file).with_context(|| format!("{}", file.display()))?;
     }
     Ok(built)
 }
 
-/// Builds the static `testbox`.
+/// Builds the binary that tests upgrade a running node to: like ours, but with another map ABI.
+fn binary_of_another_abi() -> Result<PathBuf> {
+    build_ebpf::run(&build_ebpf::Args { other_abi: true, ..Default::default() })?;
+    let target = workspace::target()?;
+    let mut build = cargo(&["build", "-p", "warren", "--bin", "warren", "--features", "other-abi"]);
+    execute(build.env("WARREN_BPF_OBJECT", target.join(build_ebpf::OTHER_OBJECT)))?;
+    // The next build of the usual binary takes its place.
+    let kept = target.join("debug/warren-other-abi");
+    std::fs::copy(target.join("debug/warren"), &kept).with_context(|| format!("{}", kept.display()))?;
+    Ok(kept)
+}
+
+/// Builds the static `testbox`; where it lies.
 ///
 /// # Errors
 /// The build fails.
 pub fn testbox() -> Result<PathBuf> {
-    execute(&mut cargo(&[
-        "rustc",
-        "-p",
-        "testbox",
-        "--bin",
-        "testbox",
-        "--release",
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ]))?;
+    let words = ["rustc", "-p", "testbox", "--bin", "testbox", "--release"];
+    execute(cargo(&words).args(["--", "-C", "target-feature=+crt-static"]))?;
     Ok(workspace::target()?.join("release/testbox"))
 }
 

@@ -243,7 +243,7 @@ const _: () = {
     assert!(size_of::<Config>() == 48);
     assert!(size_of::<Schema>() == 16);
     assert!(size_of::<ServiceKey<[u8; 4]>>() == 8 && size_of::<ServiceKey<[u8; 16]>>() == 20);
-    assert!(size_of::<Service>() == 32);
+    assert!(size_of::<Service>() == 28 + size_of::<ServicePad>());
     assert!(size_of::<BackendRef>() == 8);
     assert!(size_of::<Backend>() == 40);
     assert!(size_of::<Route>() == 16);

@@ -38,6 +38,13 @@ pub struct BackendRef {
 }
 }
 
+/// What fills a [`Service`] up to a multiple of 8 bytes.
+#[cfg(not(feature = "other-abi"))]
+pub type ServicePad = [u32; 1];
+/// What fills a [`Service`], and more: the layout of a build that tests upgrade to.
+#[cfg(feature = "other-abi")]
+pub type ServicePad = [u32; 3];
+
 layout! {
 /// A published port. Written whole (one update is atomic for readers): to change a table, fill
 /// other rows of `MAGLEV` first, then update the service, then free the old rows.
@@ -57,7 +64,7 @@ pub struct Service {
     /// Zero.
     pub flags: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: ServicePad,
 }
 }
 

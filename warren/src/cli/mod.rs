@@ -102,8 +102,51 @@ impl Context {
     }
 }
 
-/// Runs one command line to its exit code. What failed is one line on standard error.
-pub fn run(cli: Cli) -> ExitCode {
+/// Runs this process's command line to its exit code: 0 done, 1 failed, 2 not understood. What
+/// failed is one line on standard error.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        // Help and version, asked for.
+        Err(e) if !e.use_stderr() => {
+            let _ = e.print();
+            ExitCode::SUCCESS
+        }
+        // `warren` or `warren service` alone: the help says more than any sentence.
+        Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = e.print();
+            ExitCode::from(2)
+        }
+        Err(e) => {
+            eprintln!("warren: {}", usage(&e.to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What the parser says in several lines, as one sentence: its first paragraph, its tips, and
+/// where the help is.
+fn usage(text: &str) -> String {
+    let mut paragraphs = text.split("\n\n").map(|p| {
+        let lines: Vec<_> = p.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        lines.join(" ")
+    });
+    let first = paragraphs.next().unwrap_or_default();
+    let mut sentence = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
+    let mut help = "--help shows what it takes".to_owned();
+    for p in paragraphs {
+        if let Some(tip) = p.strip_prefix("tip: ") {
+            sentence.push_str(&format!("; {tip}"));
+        } else if let Some(line) = p.strip_prefix("Usage: ") {
+            let words = line.split(' ').take_while(|w| w.starts_with(|c: char| c.is_ascii_lowercase()));
+            help = format!("see `{} --help`", words.collect::<Vec<_>>().join(" "));
+        }
+    }
+    format!("{sentence}; {help}")
+}
+
+fn run(cli: Cli) -> ExitCode {
     let context = Context { socket: cli.socket };
     // A node brings its own runtime; everything else waits for one answer after another.
     let result = match cli.noun {
@@ -149,6 +192,29 @@ fn sentence(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn refusal(line: &str) -> String {
+        let e = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        usage(&e.to_string())
+    }
+
+    #[test]
+    fn what_is_not_understood_is_one_sentence() {
+        assert_eq!(
+            refusal("warren service create web --image x --replicas -1"),
+            "invalid value '-1' for '--replicas <N>': -1 is not in 0..=4294967295; --help shows what it takes"
+        );
+        assert_eq!(
+            refusal("warren service create web"),
+            "the following required arguments were not provided: --image <IMAGE>; see `warren service create --help`"
+        );
+        let e = refusal("warren servise ls");
+        assert!(
+            e.starts_with("unrecognized subcommand 'servise'; a similar subcommand exists: 'service'"),
+            "{e}"
+        );
+        assert!(!refusal("warren node start --pool x").contains('\n'));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

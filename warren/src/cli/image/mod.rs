@@ -91,7 +91,13 @@ async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<()> {
     let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let (sent, answer) = tokio::join!(send, node.import_image(requests));
     sent.map_err(|e| anyhow::anyhow!("cannot read {}: {e}", args.file.display()))?;
-    for image in answer?.into_inner().images {
+    let answer = answer.map_err(|e| match e.code() {
+        tonic::Code::InvalidArgument => {
+            anyhow::anyhow!("cannot import {}: {}", args.file.display(), e.message())
+        }
+        _ => e.into(),
+    })?;
+    for image in answer.into_inner().images {
         output::print(&format!("{}\n", image.reference))?;
     }
     Ok(())

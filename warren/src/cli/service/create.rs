@@ -15,7 +15,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     image: String,
     /// How many tasks to run.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", allow_negative_numbers = true)]
     replicas: u32,
     /// Publish a port of the service on the node, for every address that reaches it.
     #[arg(short, long, value_name = "[IP:]PUBLISHED:TARGET[/tcp]")]

@@ -240,7 +240,7 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
                 table_size: table.end - table.start,
                 target: port.target,
                 flags: 0,
-                pad: 0,
+                pad: Default::default(),
             };
             let generation = match view.current.get::<_, Service>(map::SVC4, &key) {
                 Some(old) if (Service { generation: 0, ..old }) == new => old.generation,

@@ -1,0 +1,44 @@
+//! `cargo xtask bench`: what things cost on this machine, as numbers beside the targets.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build_ebpf, deps,
+    process::{cargo, is_root, run as execute, say},
+    test, workspace,
+};
+
+/// What is measured.
+#[derive(clap::Subcommand)]
+pub enum What {
+    /// A node: start, first byte of a service, idle memory and processor time, size; beside Docker's
+    /// engine where that is installed
+    Node {
+        /// How often each timing is taken
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=500))]
+        rounds: u16,
+    },
+}
+
+/// Builds (release profile) and measures.
+///
+/// # Errors
+/// Not root, the set-up fails, or what is measured does not work.
+pub fn run(what: &What) -> Result<()> {
+    if !is_root() {
+        bail!("needs root (network namespaces, BPF, containerd): run `sudo -E cargo xtask bench node`");
+    }
+    deps::run()?;
+    build_ebpf::run(&build_ebpf::Args::default())?;
+    match what {
+        What::Node { rounds } => {
+            say("warren, as it is released (this takes minutes the first time)");
+            execute(&mut cargo(&["build", "--release", "-p", "warren", "--bin", "warren"]))?;
+            let testbox = test::testbox()?;
+            let warren = workspace::target()?.join("release/warren");
+            let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", "bench-node", "--"]);
+            bench.arg(rounds.to_string());
+            execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
+        }
+    }
+}
