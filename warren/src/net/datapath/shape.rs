@@ -78,6 +78,8 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
     let flows = u32::try_from((memory >> 16).clamp(16_384, LARGEST)).unwrap_or(16_384);
     // A power of two: buckets and rows of a kernel hash come in these anyway.
     let flows = if flows.is_power_of_two() { flows } else { flows.next_power_of_two() / 2 };
+    // What containers ask others for is less than what others ask them for, and DNS is most of it.
+    let masquerade = (flows / 2).max(16_384);
     let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
         name,
         layout: mix(mix(mix(SEED, key.0), value.0), u64::from(kind)),
@@ -108,8 +110,8 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
         shape(map::FLOW_EST4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), flows),
         shape(map::FWD_NEW4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), n(capacity::HALF_OPEN)),
         shape(map::FWD_EST4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), flows),
-        shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), flows),
-        shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), flows),
+        shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), masquerade),
+        shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), masquerade),
         shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer>(), n(capacity::SOCKETS)),
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
         shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
