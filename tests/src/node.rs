@@ -5,7 +5,8 @@ use std::{
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -148,14 +149,7 @@ impl Node {
     /// # Errors
     /// It ends or does not get ready: the end of its log.
     pub fn start_agent(&mut self) -> Result<()> {
-        if self.agent.is_some() {
-            bail!("the agent is running already");
-        }
-        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
-        self.log_start = log.metadata()?.len();
-        let mut c = self.start_command()?;
-        c.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env_remove("NOTIFY_SOCKET");
-        let mut agent = c.spawn().context("cannot start the agent")?;
+        let mut agent = self.launch()?;
         let ready = eventually("the agent gets ready", Duration::from_secs(60), || {
             if self.log_text().lines().any(|l| l.contains(READY)) {
                 return Ok(None);
@@ -176,6 +170,39 @@ impl Node {
                 Err(e).with_context(|| self.log_tail())
             }
         }
+    }
+
+    /// Starts the agent; how long it took until it served, to a millisecond.
+    ///
+    /// # Errors
+    /// As [`Node::start_agent`].
+    pub fn start_agent_timed(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        self.agent = Some(self.launch()?);
+        while !self.log_text().contains(READY) {
+            self.agent()?;
+            if begun.elapsed() > Duration::from_secs(60) {
+                bail!("the agent does not get ready\n{}", self.log_tail());
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
+        Ok(begun.elapsed())
+    }
+
+    fn launch(&mut self) -> Result<Child> {
+        if self.agent.is_some() {
+            bail!("the agent is running already");
+        }
+        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
+        self.log_start = log.metadata()?.len();
+        let mut c = self.start_command()?;
+        c.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env_remove("NOTIFY_SOCKET");
+        c.spawn().context("cannot start the agent")
+    }
+
+    /// Other flags for the next start of the agent.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&f| f.to_owned()).collect();
     }
 
     /// SIGTERM to the agent; containers and datapath stay.
@@ -353,7 +380,7 @@ pub fn one_line(ended: &Ended) -> Result<String> {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("{}", self.log_tail());
         }
         if self.agent.is_some()

@@ -11,8 +11,13 @@ use crate::{
 /// What is measured.
 #[derive(clap::Subcommand)]
 pub enum What {
-    /// A node: start, first byte of a service, idle memory and processor time, size
-    Node,
+    /// A node: start, first byte of a service, idle memory and processor time, size; beside Docker's
+    /// engine where that is installed
+    Node {
+        /// How often each timing is taken
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=500))]
+        rounds: u16,
+    },
 }
 
 /// Builds (release profile) and measures.
@@ -26,12 +31,13 @@ pub fn run(what: &What) -> Result<()> {
     deps::run()?;
     build_ebpf::run(&build_ebpf::Args::default())?;
     match what {
-        What::Node => {
+        What::Node { rounds } => {
             say("warren, as it is released (this takes minutes the first time)");
             execute(&mut cargo(&["build", "--release", "-p", "warren", "--bin", "warren"]))?;
             let testbox = test::testbox()?;
             let warren = workspace::target()?.join("release/warren");
-            let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", "bench-node"]);
+            let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", "bench-node", "--"]);
+            bench.arg(rounds.to_string());
             execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
         }
     }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    process::{cargo, cargo_bin, command, run as execute, say},
+    process::{cargo, cargo_bin, command, find, output, run as execute, say},
     toolchain::{Compiler, TARGET, compiler, linker},
     workspace,
 };
@@ -69,13 +69,31 @@ pub fn run(args: &Args) -> Result<()> {
 
     let built = out.join(TARGET).join("bpf/warren-ebpf");
     let object = target.join(if args.other_abi { OTHER_OBJECT } else { OBJECT });
-    let bytes = fs::read(&built).with_context(|| format!("{}", built.display()))?;
+    let bytes = without_dwarf(&built, compiler.llvm()?)?;
     if put(&object, &bytes)? {
         say(&format!("{} ({} bytes)", object.display(), bytes.len()));
     } else {
         say(&format!("{} is up to date", object.display()));
     }
     Ok(())
+}
+
+/// The object without DWARF, which made the BTF and is four fifths of it; nothing reads it after.
+/// Where no LLVM tool can take it out (GNU's cannot read BPF objects), the object keeps it.
+fn without_dwarf(built: &Path, llvm: u32) -> Result<Vec<u8>> {
+    let tool = find(&format!("llvm-strip-{llvm}")).or_else(|| find("llvm-strip"));
+    let file = match tool {
+        Some(tool) => {
+            let stripped = built.with_extension("stripped");
+            output(command(tool, &["--strip-debug", "-o"]).arg(&stripped).arg(built))?;
+            stripped
+        }
+        None => {
+            say("no llvm-strip on this machine: the object keeps its debug information");
+            built.to_owned()
+        }
+    };
+    fs::read(&file).with_context(|| format!("{}", file.display()))
 }
 
 /// Writes only what differs, and whole: an unchanged object must not rebuild `warren`, a half-written

@@ -100,15 +100,20 @@ async fn terms(
             term.clone(),
         ));
         let broke = tokio::select! {
+            // The term is cancelled with us and then ends, too: that is no panic.
+            biased;
             () = cancel.cancelled() => false,
             _ = leadership.wait_for(|leads| !*leads) => false,
             // Never before it is cancelled, except by a panic: what it did not finish, the next
             // beginning looks at again.
             _ = tasks.join_next() => true,
         };
-        if broke {
+        if broke && !cancel.is_cancelled() {
             tracing::error!("the manager's loop ended unexpectedly; it begins again in {AFTER_PANIC:?}");
-            tokio::time::sleep(AFTER_PANIC).await;
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(AFTER_PANIC) => {}
+            }
         }
         term.cancel();
         while tasks.join_next().await.is_some() {}

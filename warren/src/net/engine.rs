@@ -189,7 +189,11 @@ impl Engine {
         shapes: Vec<Shape>,
         hook: Hook,
     ) -> Result<Arc<Self>, NetError> {
-        let loaded = Loaded::start(&config.pin_root, shapes, hook)?;
+        // The verifier takes its time; whoever starts beside us must not wait for it.
+        let pin_root = config.pin_root.clone();
+        let loaded = tokio::task::spawn_blocking(move || Loaded::start(&pin_root, shapes, hook))
+            .await
+            .map_err(|_| NetError::Stopped)??;
         for (path, held) in bpffs::others(&config.pin_root) {
             if held {
                 tracing::info!("another node of this machine has its pins in {}", path.display());

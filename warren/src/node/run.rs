@@ -73,14 +73,21 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
 
     let raft = raft::start(raft::RaftConfig::new(layout.raft_dir(), node)).await?;
     let store = raft.store();
+    let store_ready = begun.elapsed();
     let clock = manager::system_clock();
     let cluster = adopt_or_make_cluster(&store, config, clock()).await?;
     // The two slow starts need nothing of each other.
     let (assign, assigned) = watch::channel(None);
     let net_config = net_config(config, &layout, node, Some(cluster.network.pool));
-    let ((net, net_running), containerd) = tokio::try_join!(
-        async { Ok(net::start(net_config, assigned, stop.clone()).await?) },
-        start_containerd(config, data_dir, &layout, node),
+    let ((net, net_running, network_ready), (containerd, containerd_ready)) = tokio::try_join!(
+        async {
+            let (net, running) = net::start(net_config, assigned, stop.clone()).await?;
+            Ok::<_, NodeError>((net, running, begun.elapsed()))
+        },
+        async {
+            let containerd = start_containerd(config, data_dir, &layout, node).await?;
+            Ok::<_, NodeError>((containerd, begun.elapsed()))
+        },
     )?;
     tracing::info!(%node, cluster = %cluster.id, "node is up");
 
@@ -124,8 +131,14 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     )?;
     let forwarding = tokio::spawn(adapters::forward(worker.assignment.clone(), assign, stop.clone()));
 
-    let ready_in = begun.elapsed();
-    tracing::info!(ms = u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX), "ready");
+    // Moments since the start, so that one sees what was waited for.
+    tracing::info!(
+        ms = ms(begun.elapsed()),
+        store_ms = ms(store_ready),
+        network_ms = ms(network_ready),
+        containerd_ms = ms(containerd_ready),
+        "ready"
+    );
     eprintln!("ready: API on {}", config.socket.display());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -161,6 +174,10 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     raft.shutdown().await;
     let _ = std::fs::remove_file(&config.socket);
     failed.map_or(Ok(()), Err)
+}
+
+fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the network is told; also what `check` and `reset` tell it.

@@ -70,13 +70,16 @@ pub fn parse_pin(name: &str) -> Option<PinName> {
 
 /// Every map, sized for a machine with this much memory (bytes). Large flow tables are what costs:
 /// together they stay below one percent of the memory, and a board with 512 MB still gets room for
-/// 16384 flows.
+/// 16384 flows. From 4 GB on they grow no more: their memory is locked whether used or not.
 #[must_use]
 pub fn shapes(memory: u64) -> Vec<Shape> {
     type V4 = [u8; 4];
-    let flows = u32::try_from((memory >> 16).clamp(16_384, 131_072)).unwrap_or(16_384);
+    const LARGEST: u64 = capacity::ESTABLISHED as u64;
+    let flows = u32::try_from((memory >> 16).clamp(16_384, LARGEST)).unwrap_or(16_384);
     // A power of two: buckets and rows of a kernel hash come in these anyway.
     let flows = if flows.is_power_of_two() { flows } else { flows.next_power_of_two() / 2 };
+    // What containers ask others for is less than what others ask them for, and DNS is most of it.
+    let masquerade = (flows / 2).max(16_384);
     let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
         name,
         layout: mix(mix(mix(SEED, key.0), value.0), u64::from(kind)),
@@ -107,8 +110,8 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
         shape(map::FLOW_EST4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), flows),
         shape(map::FWD_NEW4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), n(capacity::HALF_OPEN)),
         shape(map::FWD_EST4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), flows),
-        shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), flows),
-        shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), flows),
+        shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), masquerade),
+        shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), masquerade),
         shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer>(), n(capacity::SOCKETS)),
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
         shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
@@ -172,7 +175,8 @@ mod tests {
             |memory| shapes(memory).iter().find(|s| s.name == map::FLOW_EST4).map(|s| s.info.max_entries);
         assert_eq!(entries(512 << 20), Some(16_384));
         assert_eq!(entries(3 << 30), Some(32_768));
-        assert_eq!(entries(1 << 40), Some(131_072));
+        assert_eq!(entries(4 << 30), Some(65_536));
+        assert_eq!(entries(1 << 40), Some(65_536));
     }
 
     #[test]

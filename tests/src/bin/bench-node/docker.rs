@@ -1,0 +1,113 @@
+//! Docker's engine in a host of its own, for comparison.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use warren_tests::{Host, eventually, image, netns::unique, process, program};
+
+const DAEMON: &str = "/usr/sbin/dockerd";
+/// Not whatever else is called so in `PATH`.
+const CLIENT: &str = "/usr/bin/docker";
+
+/// An engine, with the image `web:1`.
+pub struct Docker {
+    /// Where it runs.
+    pub host: Host,
+    dir: PathBuf,
+    child: Child,
+}
+
+/// Whether it is installed.
+pub fn installed() -> bool {
+    [DAEMON, CLIENT].iter().all(|p| Path::new(p).is_file())
+}
+
+impl Docker {
+    /// Starts one: its own processes, mounts and network, so that ending its first process ends all.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn start(host: Host) -> Result<Self> {
+        let dir = env::temp_dir().join(unique("docker"));
+        for sub in ["data", "run/containerd", "run/netns", "run/docker"] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        let d = dir.display();
+        let script = format!(
+            "for r in containerd netns docker; do mkdir -p /run/$r; mount --bind {d}/run/$r /run/$r || exit 1; done
+             exec {DAEMON} --data-root {d}/data --exec-root /run/docker/x --pidfile {d}/pid -H unix://{d}/s \
+               --bip 198.19.101.1/24 --default-address-pool base=198.19.201.0/24,size=26 --cgroup-parent /{}",
+            Self::cgroup(&dir)
+        );
+        let log = fs::File::create(dir.join("log"))?;
+        let child = host
+            .ns
+            .command("unshare")?
+            .args(["-m", "-u", "-p", "-f", "--mount-proc", "--kill-child", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let docker = Self { host, dir, child };
+        eventually("Docker's engine answers", Duration::from_secs(60), || docker.run(&["version"]))
+            .with_context(|| fs::read_to_string(docker.dir.join("log")).unwrap_or_default())?;
+        let archive = docker.dir.join("image.tar");
+        image::write_docker(&image::Image::web("web:1"), &archive)?;
+        docker.run(&["load", "-i", &archive.display().to_string()])?;
+        Ok(docker)
+    }
+
+    fn cgroup(dir: &Path) -> String {
+        dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// `docker` with these words.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let mut c = Command::new(CLIENT);
+        c.arg("-H").arg(format!("unix://{}", self.dir.join("s").display())).args(words);
+        program::run(&mut c, Duration::from_secs(60))?.ok()
+    }
+
+    /// Engine, containerd, shims and proxies; not the containers.
+    pub fn processes(&self) -> Vec<i32> {
+        process::tree(self.child.id().cast_signed())
+            .into_iter()
+            .filter(|p| {
+                process::one(*p).is_some_and(|p| {
+                    ["dockerd", "containerd", "docker-proxy"].iter().any(|n| p.name.starts_with(n))
+                })
+            })
+            .collect()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        process::end(&process::tree(self.child.id().cast_signed()));
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+        // Its control groups, in every hierarchy, children first.
+        let name = Self::cgroup(&self.dir);
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            remove_groups(&hierarchy.path().join(&name));
+        }
+        remove_groups(&Path::new("/sys/fs/cgroup").join(&name));
+    }
+}
+
+fn remove_groups(dir: &Path) {
+    for child in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if child.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_groups(&child.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
+}

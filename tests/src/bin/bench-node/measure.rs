@@ -1,0 +1,161 @@
+//! Samples, what processes cost, and how it is printed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use warren_tests::{Host, process};
+
+/// Timings of one thing.
+#[derive(Debug, Default)]
+pub struct Samples(Vec<Duration>);
+
+impl Samples {
+    /// One more.
+    pub fn add(&mut self, sample: Duration) {
+        self.0.push(sample);
+        self.0.sort();
+    }
+
+    /// The middle one.
+    pub fn median(&self) -> Duration {
+        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// `median [min–max] s, n = …`.
+    pub fn shown(&self) -> String {
+        let s = |d: Option<&Duration>| d.map_or(0.0, Duration::as_secs_f64);
+        format!(
+            "{:.3} s [{:.3}–{:.3}], n = {}",
+            self.median().as_secs_f64(),
+            s(self.0.first()),
+            s(self.0.last()),
+            self.0.len()
+        )
+    }
+}
+
+/// Bytes of memory of processes.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Memory {
+    /// Resident, shared pages counted in full.
+    pub rss: u64,
+    /// Resident, shared pages divided among those who share them.
+    pub pss: u64,
+    /// Resident and of nobody else: not backed by a file.
+    pub anonymous: u64,
+}
+
+impl Memory {
+    /// Of one process.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn of(pid: i32) -> Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+            .with_context(|| format!("process {pid}"))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            let kb = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+            Ok(kb.with_context(|| format!("{name} of process {pid}"))? << 10)
+        };
+        Ok(Self { rss: field("Rss")?, pss: field("Pss")?, anonymous: field("Anonymous")? })
+    }
+
+    fn plus(self, o: Self) -> Self {
+        Self { rss: self.rss + o.rss, pss: self.pss + o.pss, anonymous: self.anonymous + o.anonymous }
+    }
+}
+
+/// What processes of one name cost while nothing happens.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Cost {
+    /// How many they are.
+    pub count: usize,
+    /// Together.
+    pub memory: Memory,
+    /// Of one processor, in percent.
+    pub cpu: f64,
+}
+
+/// Watches processes for a while: by name, and all together last (under "all").
+///
+/// # Errors
+/// One ends meanwhile.
+pub fn idle(pids: &[i32], for_: Duration) -> Result<Vec<(String, Cost)>> {
+    let before: Vec<f64> = pids.iter().map(|p| cpu_seconds(*p)).collect::<Result<_>>()?;
+    let begun = Instant::now();
+    thread::sleep(for_);
+    let watched = begun.elapsed().as_secs_f64();
+    let (mut named, mut all) = (BTreeMap::<String, Cost>::new(), Cost::default());
+    for (pid, before) in pids.iter().zip(before) {
+        let name = process::one(*pid).with_context(|| format!("process {pid} has ended"))?.name;
+        let (memory, cpu) = (Memory::of(*pid)?, (cpu_seconds(*pid)? - before) / watched * 100.0);
+        for cost in [named.entry(name).or_default(), &mut all] {
+            *cost = Cost { count: cost.count + 1, memory: cost.memory.plus(memory), cpu: cost.cpu + cpu };
+        }
+    }
+    Ok(named.into_iter().chain([("all".to_owned(), all)]).collect())
+}
+
+/// Time on a processor so far, of all threads there are and were.
+fn cpu_seconds(pid: i32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let fields: Vec<&str> =
+        text.rsplit_once(") ").map(|(_, f)| f.split(' ').collect()).context("a stat line has a name")?;
+    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
+    // SAFETY: no pointer; the kernel says how many ticks a second has.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    #[allow(clippy::cast_precision_loss)] // ticks of a benchmark
+    Ok(ticks as f64 / a_second as f64)
+}
+
+/// Megabytes (2^20).
+#[allow(clippy::cast_precision_loss)] // two digits are shown
+pub fn mb(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Runs `action` and meanwhile asks `to` from `client`, a millisecond between two attempts: from the
+/// beginning of the action to the first byte of an answer.
+///
+/// # Errors
+/// The action fails, or no byte comes within half a minute.
+pub fn first_byte(
+    client: &Host,
+    to: SocketAddr,
+    action: impl FnOnce() -> Result<()> + Send,
+) -> Result<Duration> {
+    client.ns.enter(|| {
+        thread::scope(|scope| {
+            let begun = Instant::now();
+            // The asking thread is a child of this one and so in the client's network.
+            let asked = scope.spawn(move || {
+                while begun.elapsed() < Duration::from_secs(30) {
+                    if one_byte(to).is_some() {
+                        return Ok(begun.elapsed());
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+                bail!("{to} did not answer within half a minute")
+            });
+            action()?;
+            asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?
+}
+
+fn one_byte(to: SocketAddr) -> Option<u8> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(50)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").ok()?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte).ok()?;
+    Some(byte[0])
+}
