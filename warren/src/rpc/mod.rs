@@ -5,7 +5,7 @@
 
 mod socket;
 
-pub use socket::{DialError, ListenError, dial, dial_lazy, listen};
+pub use socket::{DialError, ListenError, dial, dial_lazy, is_free, listen};
 
 /// Largest message either side takes: whole assignments and lists are one message each.
 pub const MAX_MESSAGE: usize = 64 << 20;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use nix::sys::stat::{Mode, umask};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -86,29 +87,43 @@ pub fn dial_lazy(path: &Path) -> Channel {
     endpoint().connect_with_connector_lazy(connector(path.to_owned()))
 }
 
+/// Whether [`listen`] would find the path free. Looks, and changes nothing.
+///
+/// # Errors
+/// Says what is in the way.
+pub fn is_free(path: &Path) -> Result<(), ListenError> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match std::fs::symlink_metadata(path) {
+        Ok(m) if !m.file_type().is_socket() => Err(ListenError::NotASocket(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            Err(ListenError::InUse(path.to_owned()))
+        }
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(ListenError::Io(path.to_owned(), e)),
+    }
+}
+
 /// Listens on `path`, for root and the socket's group. What a dead node left there is replaced; a
 /// live one is not.
 ///
 /// # Errors
 /// Says what is in the way.
 pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
-    use std::os::unix::fs::FileTypeExt as _;
     let io_error = |e| ListenError::Io(path.to_owned(), e);
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(io_error)?;
     }
-    match std::fs::symlink_metadata(path) {
-        Ok(m) if !m.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
-        Ok(_) => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(ListenError::InUse(path.to_owned()));
-            }
-            std::fs::remove_file(path).map_err(io_error)?;
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(io_error(e)),
+    is_free(path)?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error(e)),
+        _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(io_error)?;
+    // Never open to others, not even until the mode is set.
+    let before = umask(Mode::from_bits_truncate(0o117));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener.map_err(io_error)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io_error)?;
     Ok(listener)
 }
