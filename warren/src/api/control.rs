@@ -106,6 +106,11 @@ impl control_server::Control for Control {
         let spec = model::ServiceSpec::try_from(spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
         validate::service(&spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
         for port in &spec.publish {
+            if let Some(address) = port.host_ip.filter(|a| !self.host_ports.has_address(*a)) {
+                return Err(Status::failed_precondition(format!(
+                    "cannot publish {port}: this node has no address {address}; choose one that `ip address` shows, or leave it away"
+                )));
+            }
             if let Some(owner) = self.host_ports.owner(*port).await {
                 return Err(Status::failed_precondition(format!(
                     "port {}/{} is in use on this node by {owner}: choose another port or stop that process",

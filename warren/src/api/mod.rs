@@ -8,14 +8,19 @@ mod tests;
 
 pub use control::Control;
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
 
 use crate::model::PortSpec;
 
-/// Who of the host's own processes listens on a port. The API asks before it stores a service;
+/// What the node knows of its own addresses and listeners. The API asks before it stores a service;
 /// whoever wires the node together knows how to find out.
 #[async_trait]
 pub trait HostPorts: Send + Sync + 'static {
     /// The process that listens where `port` would be published ("sshd (pid 712)"), if any.
     async fn owner(&self, port: PortSpec) -> Option<String>;
+
+    /// Whether the node has this address.
+    fn has_address(&self, address: IpAddr) -> bool;
 }

@@ -1,6 +1,6 @@
 //! The door against a store that agrees with itself.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -19,6 +19,10 @@ struct Sshd;
 impl HostPorts for Sshd {
     async fn owner(&self, port: PortSpec) -> Option<String> {
         (port.published == 22).then(|| "sshd (pid 712)".to_owned())
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        address == IpAddr::from([10, 0, 0, 1])
     }
 }
 
@@ -62,6 +66,7 @@ async fn a_refusal_names_the_cause_and_stores_nothing() {
         (spec("web", &[]), Code::AlreadyExists, "web exists already"),
         (spec("api", &["80:8080"]), Code::FailedPrecondition, "already published by service web"),
         (spec("api", &["10.0.0.1:80:1"]), Code::FailedPrecondition, "already published by service web"),
+        (spec("api", &["9.9.9.9:81:1"]), Code::FailedPrecondition, "no address 9.9.9.9"),
         (spec("ssh", &["22:22"]), Code::FailedPrecondition, "sshd (pid 712)"),
         (spec("-", &[]), Code::InvalidArgument, "bad service name"),
         (spec("two", &["1:1", "1:2"]), Code::InvalidArgument, "already published"),

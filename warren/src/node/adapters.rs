@@ -1,6 +1,9 @@
 //! What the engines need of each other, each in the words of who needs it.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -49,6 +52,11 @@ impl api::HostPorts for HostListeners {
         let look = move || net::port_owner(port.published, port.protocol, port.host_ip);
         // The look walks /proc; it is advice, so a failed look is no owner.
         tokio::task::spawn_blocking(look).await.ok().flatten()
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        // The kernel knows best: it lets a socket have only what the node has.
+        UdpSocket::bind((address, 0)).is_ok()
     }
 }
 
