@@ -7,10 +7,11 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use super::{NodeError, identity::RuntimeRecord};
 use crate::{
     model::NodeId,
     net,
-    worker::runtime::{RuntimeConfig, SupervisorConfig},
+    worker::runtime::{self, RuntimeConfig, SupervisorConfig},
 };
 
 /// Where a node keeps its data unless told otherwise.
@@ -30,6 +31,35 @@ pub enum Containerd {
     Embedded,
     /// This one.
     Socket(PathBuf),
+}
+
+impl Containerd {
+    /// The socket to use, `None` for the node's own, given what was used before: containers stay
+    /// where they are.
+    pub(super) async fn choose(&self, before: Option<&RuntimeRecord>) -> Result<Option<PathBuf>, NodeError> {
+        let Some(before) = before else {
+            return Ok(match self {
+                Self::Socket(path) => Some(path.clone()),
+                Self::Embedded => None,
+                Self::Found => runtime::discover().await,
+            });
+        };
+        let differs = match self {
+            Self::Found => false,
+            Self::Embedded => before.socket.is_some(),
+            Self::Socket(path) => before.socket.as_ref() != Some(path),
+        };
+        if differs {
+            let place = match &before.socket {
+                Some(path) => format!("the containerd at {}", path.display()),
+                None => "its own containerd".to_owned(),
+            };
+            return Err(NodeError::Runtime(format!(
+                "this node's containers are in {place}: leave --containerd away, or start anew with `warren node reset`"
+            )));
+        }
+        Ok(before.socket.clone())
+    }
 }
 
 /// How a node logs.

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -14,6 +15,8 @@ use crate::model::{Id, NodeId};
 
 const IDENTITY: &str = "node.json";
 const LOCK: &str = "lock";
+/// How long a process may take to end after SIGKILL.
+const LET_GO: Duration = Duration::from_secs(1);
 const RUNTIME: &str = "runtime.json";
 
 #[derive(Serialize, Deserialize)]
@@ -27,6 +30,8 @@ struct Identity {
 /// Which containerd has the node's containers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RuntimeRecord {
+    /// The node, once more: should the identity be damaged, this still says what to remove.
+    pub(super) node: String,
     /// Its socket; `None` for the node's own.
     pub(super) socket: Option<PathBuf>,
 }
@@ -43,6 +48,14 @@ impl DataDir {
         let error = |e| NodeError::DataDir(path.to_owned(), e);
         fs::create_dir_all(path).map_err(error)?;
         Self::lock(path)
+    }
+
+    /// Waits a moment for a process that is being killed to let go of the directory.
+    pub(super) fn wait_for(path: &Path) {
+        let deadline = Instant::now() + LET_GO;
+        while matches!(Self::hold_existing(path), Err(NodeError::InUse(..))) && Instant::now() < deadline {
+            std::thread::sleep(LET_GO / 50);
+        }
     }
 
     /// Takes the directory if a node has been there; a directory of others is not touched.
@@ -102,14 +115,7 @@ impl DataDir {
 
     /// Which containerd was used last; `None` before the first start.
     pub(super) fn runtime_record(&self) -> Result<Option<RuntimeRecord>, NodeError> {
-        let path = self.path.join(RUNTIME);
-        match fs::read(&path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map(Some).map_err(|e| NodeError::Damaged(path, e.to_string()))
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(NodeError::DataDir(self.path.clone(), e)),
-        }
+        read_runtime_record(&self.path)
     }
 
     /// Notes which containerd is used.
@@ -158,6 +164,18 @@ impl DataDir {
             fs::remove_dir(&self.path)
         };
         clear().map_err(|e| NodeError::DataDir(self.path.clone(), e))
+    }
+}
+
+/// Which containerd a data directory's node used last, without holding it.
+pub(super) fn read_runtime_record(dir: &Path) -> Result<Option<RuntimeRecord>, NodeError> {
+    let path = dir.join(RUNTIME);
+    match fs::read(&path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|e| NodeError::Damaged(path, e.to_string()))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(NodeError::DataDir(dir.to_owned(), e)),
     }
 }
 
@@ -230,7 +248,7 @@ mod tests {
         let path = dir.path().join("node");
         let held = DataDir::hold(&path).unwrap();
         held.node_or_new(3).unwrap();
-        let own = RuntimeRecord { socket: None };
+        let own = RuntimeRecord { node: "x".to_owned(), socket: None };
         held.write_runtime_record(&own).unwrap();
         assert_eq!(held.runtime_record().unwrap(), Some(own));
         fs::create_dir_all(path.join("raft/x")).unwrap();

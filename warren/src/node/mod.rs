@@ -37,6 +37,12 @@ pub enum NodeError {
     /// A file of ours does not read as we wrote it.
     #[error("{path} is damaged ({1}): restore it from a backup, or start anew with `warren node reset`", path = .0.display())]
     Damaged(PathBuf, String),
+    /// A reset that cannot know what to remove.
+    #[error(
+        "{1}; nothing here says which node {path} is of: restart the machine, which ends its containers and its network, and remove the directory",
+        path = .0.display()
+    )]
+    Nameless(PathBuf, String),
     /// The cluster has other pools than asked for.
     #[error("{0}")]
     Pool(String),

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::{
     NodeConfig, NodeError,
-    config::{Containerd, Layout},
+    config::Layout,
     identity::{self, DataDir},
     run::net_config,
 };
 use crate::{
-    model::{Id, NodeId},
-    net,
+    model::{Id, NodeId, validate},
+    net, rpc,
     worker::runtime,
 };
 
@@ -33,12 +33,15 @@ pub fn check(config: &NodeConfig) -> Vec<String> {
     // On an empty directory any name serves to ask the network what it thinks of this machine.
     let node: NodeId = identity.unwrap_or_else(|| Id::from_random(0));
     let layout = Layout::new(&config.data_dir, node);
+    problems.extend(data_dir(&config.data_dir));
     problems.extend(net::preflight(&net_config(config, &layout, node, None)).into_iter().map(|p| p.sentence));
     problems.extend(containerd(config));
-    problems.extend(data_dir(&config.data_dir));
-    problems.extend(socket(&config.socket));
+    problems.extend(rpc::is_free(&config.socket).err().map(|e| e.to_string()));
+    problems.extend(validate::pool(config.pool()).err().map(|e| e.to_string()));
+    problems.extend(validate::pool6(config.pool6()).err().map(|e| e.to_string()));
+    // Once the cluster exists its pools are settled, and the node's own routes are in them. `run`
+    // looks again before it makes one.
     if identity.is_none() {
-        // Once the cluster exists its pools are settled, and the node's own routes are in them.
         problems.extend(pools(config));
     }
     problems
@@ -47,14 +50,9 @@ pub fn check(config: &NodeConfig) -> Vec<String> {
 fn containerd(config: &NodeConfig) -> Option<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let outcome = runtime.block_on(async {
-        match &config.containerd {
-            Containerd::Socket(path) => runtime::preflight(Some(path)).await,
-            Containerd::Embedded => runtime::preflight(None).await,
-            Containerd::Found => match runtime::discover().await {
-                Some(path) => runtime::preflight(Some(&path)).await,
-                None => runtime::preflight(None).await,
-            },
-        }
+        let before = identity::read_runtime_record(&config.data_dir)?;
+        let given = config.containerd.choose(before.as_ref()).await?;
+        runtime::preflight(given.as_deref()).await.map_err(|e| NodeError::Runtime(e.to_string()))
     });
     outcome.err().map(|e| e.to_string())
 }
@@ -71,12 +69,5 @@ fn data_dir(path: &Path) -> Option<String> {
     match DataDir::hold_existing(path) {
         Err(e @ (NodeError::InUse(..) | NodeError::DataDir(..))) => Some(e.to_string()),
         _ => None,
-    }
-}
-
-fn socket(path: &Path) -> Option<String> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Some(crate::rpc::ListenError::InUse(path.to_owned()).to_string()),
-        Err(_) => None,
     }
 }

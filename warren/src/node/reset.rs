@@ -22,11 +22,17 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
     let Some(held) = DataDir::hold_existing(data_dir)? else {
         return Ok(());
     };
-    let Some(node) = held.node()? else {
-        return Ok(());
+    // A damaged file must not keep a node from being removed: either names the node, and without
+    // a record the containers are taken to be in the node's own containerd.
+    let record = held.runtime_record();
+    let node = match (held.node(), &record) {
+        (Ok(None), _) => return Ok(()),
+        (Ok(Some(node)), _) => node,
+        (Err(damaged), Ok(Some(record))) => record.node.parse().map_err(|_| damaged)?,
+        (Err(damaged), _) => return Err(NodeError::Nameless(data_dir.to_owned(), damaged.to_string())),
     };
     let layout = Layout::new(data_dir, node);
-    let external = held.runtime_record()?.and_then(|r| r.socket);
+    let external = record.unwrap_or_default().and_then(|r| r.socket);
     let config = NodeConfig {
         data_dir: data_dir.to_owned(),
         socket: socket.to_owned(),
@@ -42,11 +48,19 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         // Containers before their links: a namespace in use would only be half gone.
-        let own = external.is_none().then(|| layout.supervisor());
-        let at = external.unwrap_or_else(|| layout.supervisor().socket());
-        runtime::reset(&layout.runtime(node, at), own.as_ref())
-            .await
-            .map_err(|e| NodeError::Runtime(e.to_string()))?;
+        let own = layout.supervisor();
+        if let Some(socket) = external {
+            let asked = runtime::reset(&layout.runtime(node, socket.clone()), None).await;
+            if let Err(e) = asked {
+                eprintln!(
+                    "{e}; the containers are removed all the same, but the containerd at {} may still list them in its namespace warren-{node}",
+                    socket.display()
+                );
+            }
+        }
+        // By force, whatever is left of them: also what is of a containerd that was asked.
+        let force = layout.runtime(node, own.socket());
+        runtime::reset(&force, Some(&own)).await.map_err(|e| NodeError::Runtime(e.to_string()))?;
         net::reset(&net_config(&config, &layout, node, None)).await?;
         Ok::<_, NodeError>(())
     })?;

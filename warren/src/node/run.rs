@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     LogFormat, NodeConfig, NodeError, adapters,
-    config::{Containerd, Layout},
+    config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
     local::NodeLocal,
@@ -46,6 +46,7 @@ pub fn start(config: NodeConfig) -> Result<(), NodeError> {
     observability::log_to_stderr(&config.log_level, config.log_format == LogFormat::Json)
         .map_err(|e| NodeError::LogLevel(e.0))?;
     let begun = Instant::now();
+    DataDir::wait_for(&config.data_dir);
     if let Some(first) = preflight::check(&config).into_iter().next() {
         return Err(NodeError::Preflight(first));
     }
@@ -65,16 +66,22 @@ pub fn start(config: NodeConfig) -> Result<(), NodeError> {
 async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<(), NodeError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = rpc::listen(&config.socket)?;
     let node = data_dir.node_or_new(rand::random())?;
     let layout = Layout::new(&config.data_dir, node);
     std::fs::create_dir_all(&layout.state_dir)?;
-    let listener = rpc::listen(&config.socket)?;
     let stop = CancellationToken::new();
 
     let raft = raft::start(raft::RaftConfig::new(layout.raft_dir(), node)).await?;
     let store = raft.store();
     let store_ready = begun.elapsed();
     let clock = manager::system_clock();
+    if store.view().cluster().is_none() {
+        // The pre-flight looked only on an empty directory; this one may be of a start cut off.
+        if let Some(conflict) = net::pool_conflict(config.pool(), config.pool6()).await? {
+            return Err(NodeError::Pool(conflict.sentence));
+        }
+    }
     let cluster = adopt_or_make_cluster(&store, config, clock()).await?;
     // The two slow starts need nothing of each other.
     let (assign, assigned) = watch::channel(None);
@@ -208,16 +215,8 @@ async fn start_containerd(
     layout: &Layout,
     node: NodeId,
 ) -> Result<RunningContainerd, NodeError> {
-    let given = match &config.containerd {
-        Containerd::Socket(path) => Some(path.clone()),
-        Containerd::Embedded => None,
-        // What the node has chosen it keeps: its containers are there.
-        Containerd::Found => match data_dir.runtime_record()? {
-            Some(RuntimeRecord { socket }) => socket,
-            None => runtime::discover().await,
-        },
-    };
-    data_dir.write_runtime_record(&RuntimeRecord { socket: given.clone() })?;
+    let given = config.containerd.choose(data_dir.runtime_record()?.as_ref()).await?;
+    data_dir.write_runtime_record(&RuntimeRecord { node: node.to_string(), socket: given.clone() })?;
     let supervisor = match &given {
         Some(_) => None,
         None => Some(
