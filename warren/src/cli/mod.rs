@@ -179,14 +179,20 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
 
 /// An error as one sentence: a server's answer is one already; anything else gets its causes.
 fn sentence(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<tonic::Status>() {
-        Some(status) if status.message().is_empty() || status.code() == tonic::Code::Unavailable => format!(
-            "the node went away before it answered ({}): look at its log, then try again",
-            status.code()
-        ),
+    let text = match error.downcast_ref::<tonic::Status>() {
+        Some(status) if connection_lost(status) => {
+            "the node went away before it answered: look at its log, and whether what was asked for was done, before you try again".to_owned()
+        }
         Some(status) => status.message().to_owned(),
         None => format!("{error:#}"),
-    }
+    };
+    // Messages can quote what others wrote: a line stays a line, and a terminal a terminal.
+    text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a status is the transport's and not the node's answer.
+fn connection_lost(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some() || status.message().is_empty()
 }
 
 #[cfg(test)]
@@ -196,6 +202,14 @@ mod tests {
     fn refusal(line: &str) -> String {
         let e = Cli::try_parse_from(line.split(' ')).unwrap_err();
         usage(&e.to_string())
+    }
+
+    #[test]
+    fn an_answer_is_the_nodes_words_on_one_line() {
+        let away = tonic::Status::unavailable("containerd does not answer\u{1b}[2J\n; try again");
+        assert_eq!(sentence(&away.into()), "containerd does not answer [2J ; try again");
+        let lost = tonic::Status::from_error(Box::new(std::io::Error::other("broken pipe")));
+        assert!(sentence(&lost.into()).contains("went away"));
     }
 
     #[test]

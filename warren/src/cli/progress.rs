@@ -199,7 +199,12 @@ async fn wait(
                     }
                 },
             };
-            let Some(update) = message? else { break };
+            let update = match message {
+                Ok(Some(update)) => update,
+                Ok(None) => break,
+                Err(status) if super::connection_lost(&status) => break,
+                Err(status) => return Err(status.into()),
+            };
             let service = update.service.map(Service::try_from).transpose()?;
             let tasks = update.tasks.into_iter().map(Task::try_from).collect::<Result<Vec<_>, _>>()?;
             match judge(service.as_ref(), &tasks) {
@@ -221,7 +226,8 @@ async fn wait(
             }
         }
         anyhow::bail!(
-            "the node stopped while this command waited: the request is stored and goes on when it is back"
+            "the node stopped while this command waited: the request is stored and goes on when it is back, see `warren service ps {}`",
+            wanted.spec.name
         )
     })
     .await;

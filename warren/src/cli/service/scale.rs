@@ -1,5 +1,5 @@
 use crate::{
-    cli::{Context, WaitArgs, progress},
+    cli::{Context, WaitArgs, output, progress},
     model::Service,
     proto::v1::ScaleServiceRequest,
 };
@@ -32,10 +32,11 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     for request in requests {
         scaled.push(Service::try_from(control.scale_service(request).await?.into_inner())?);
     }
-    if !args.wait.detach {
-        for service in &scaled {
+    for service in &scaled {
+        if !args.wait.detach {
             progress::until_running(context, service, progress::Failures::New, args.wait.timeout).await?;
         }
+        output::print(&format!("{} scaled to {}\n", service.spec.name, service.spec.replicas))?;
     }
     Ok(())
 }
