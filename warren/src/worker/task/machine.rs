@@ -15,6 +15,10 @@
 //!   its exit status is removed, and it is told when nothing is left of the task, so that whoever
 //!   hears of it may give its address away. If removing does not work, the end is told after
 //!   [`Timing::removal_patience`] and removing goes on.
+//!
+//! What cannot be made before start_at is tried once more at start_at, and only then rejected: a
+//! rejected task is replaced by one with a longer delay, and no delay would hold if the next one
+//! were rejected at once.
 
 use super::Timing;
 use crate::{
@@ -387,6 +391,11 @@ impl Machine {
 
             (Phase::Close, Failed(_)) if self.tries + 1 >= CLOSE_TRIES => self.terminate(now),
             (Phase::CloseEnded, Failed(_)) if self.tries + 1 >= CLOSE_TRIES => self.go(Phase::RecordEnd),
+            (Phase::Attach | Phase::Prepare(_), Failed(Trouble::Fatal(why))) if now < self.not_before => {
+                self.retry_at = self.not_before;
+                let message = format!("{why}; trying again when its restart delay is over");
+                self.advance(self.status.state, &message, now);
+            }
             (Phase::Attach | Phase::Prepare(_) | Phase::Ready, Failed(Trouble::Fatal(why))) => {
                 self.end(TaskState::Rejected, why, now);
             }

@@ -212,6 +212,33 @@ fn what_can_never_be_made_is_rejected_and_cleared_up() {
 }
 
 #[test]
+fn nothing_is_rejected_before_its_restart_delay_is_over() {
+    let task = Task { start_at: Timestamp(5000), ..a_task(1) };
+    let absent = || Outcome::Failed(Trouble::Fatal("image x is not on this node".into()));
+    for comes_meanwhile in [false, true] {
+        let (mut world, mut now) = (World::default(), Timestamp(1000));
+        let mut m = Machine::new(task.clone(), Found::default(), BOOT, quick(), now);
+        assert_eq!(m.next(now), Step::Do(Action::Attach));
+        m.done(world.perform(&Action::Attach), now);
+        assert_eq!(m.next(now), Step::Do(Action::Prepare(ns())));
+        m.done(absent(), now);
+        assert_eq!(m.status().state, TaskState::Preparing);
+        let message = "image x is not on this node; trying again when its restart delay is over";
+        assert_eq!(m.status().message, message);
+        assert_eq!(m.next(now), Step::Wait { until: Some(task.start_at), exit: false });
+        now = task.start_at;
+        assert_eq!(m.next(now), Step::Do(Action::Prepare(ns())));
+        let (outcome, end, message) = match comes_meanwhile {
+            true => (world.perform(&Action::Prepare(ns())), TaskState::Running, ""),
+            false => (absent(), TaskState::Rejected, "image x is not on this node"),
+        };
+        m.done(outcome, now);
+        settle(&mut m, &mut world, &mut now);
+        assert_eq!((m.status().state, m.status().message.as_str()), (end, message));
+    }
+}
+
+#[test]
 fn a_retry_says_why_and_waits_longer_each_time() {
     let (mut m, mut now) = (fresh(), Timestamp(1000));
     for delay in [2, 4, 8, 16, 20, 20] {
