@@ -245,18 +245,19 @@ impl ImageStore {
         Ok(list)
     }
 
-    /// Removes a name, and the image when it was its last. Refused while `in_use` names it.
+    /// Removes a name, and the image when it was its last. Refused while `in_use` names it, which
+    /// is asked for only when nothing else is between the answer and the removal.
     pub async fn remove(
         &self,
         reference: &ImageReference,
-        in_use: &BTreeSet<ImageReference>,
+        in_use: impl FnOnce() -> BTreeSet<ImageReference> + Send,
     ) -> Result<(), ImageError> {
         let _changes = self.changes.lock().await;
         let name = reference.to_string();
         if self.get(&name).await?.is_none() {
             return Err(ImageError::NotFound(reference.familiar()));
         }
-        if in_use.contains(reference) {
+        if in_use().contains(reference) {
             return Err(ImageError::InUse(reference.familiar()));
         }
         // Synchronous: layers and content are gone from the disk when it returns.
