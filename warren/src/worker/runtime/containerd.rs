@@ -25,7 +25,7 @@ use prost_types::Any;
 use super::{
     RuntimeConfig, SNAPSHOTTER,
     client::{CallError, Client, LONG, SHORT, already, call, found},
-    failure::start_error,
+    failure::{one_line, start_error},
     files::{STARTED, STARTING, TaskFiles},
     image::{ImageStore, ResolvedImage},
     remains, rootfs,
@@ -316,7 +316,7 @@ impl Runtime for Containerd {
         })
         .await?;
         let user = resolve_user(image.config.user.as_deref().unwrap_or_default(), &accounts)
-            .map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+            .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
         let spec = runtime_spec(&SpecInput {
             task,
             image: &image.config,
@@ -326,8 +326,8 @@ impl Runtime for Containerd {
             files: &files,
             host: self.host,
         })
-        .map_err(|e| RuntimeError::Fatal(e.to_string()))?;
-        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+        .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
+        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
         self.write_record(task, &image, spec).await?;
         self.create_process(task.id, mounts).await
     }

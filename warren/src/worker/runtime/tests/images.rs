@@ -97,7 +97,7 @@ async fn a_bad_archive_is_one_sentence_and_leaves_nothing() {
     wrong_layer[plain] ^= 1;
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), "this is not an image archive (it is empty)"),
-        ("text", b"hello, world\n".repeat(100), "this is not an image archive (not a tar file"),
+        ("text", b"hello, world\n".repeat(100), "this is not an image archive (it is not a tar file)"),
         ("zstd", b"\x28\xb5\x2f\xfd rest".to_vec(), "this is not an image archive (it is packed with zstd"),
         ("other tar", tar_of([("a", 0o644, &b"b"[..])].into_iter()), "this is not an image archive (neither"),
         ("cut in a member", good[..at(b"not a program")].to_vec(), "the archive is incomplete: "),
