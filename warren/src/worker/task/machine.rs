@@ -395,6 +395,9 @@ impl Machine {
 
     /// The container ended by itself or because it was asked to.
     fn ended(&mut self, exit: Exit, message: &str, now: Timestamp) {
+        if exit == Exit::UNSEEN {
+            return self.end(TaskState::Failed, "container is gone".into(), now);
+        }
         let pid = self.status.container.map_or(0, |c| c.pid);
         self.status.container = Some(ContainerStatus { pid, exit_code: Some(exit.code) });
         match exit.code {

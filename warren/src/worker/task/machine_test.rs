@@ -199,6 +199,16 @@ fn ends_are_named() {
 }
 
 #[test]
+fn an_end_that_nobody_saw_is_not_called_a_signal() {
+    let (mut m, mut world, mut now) = (fresh(), World::default(), Timestamp(1000));
+    settle(&mut m, &mut world, &mut now);
+    world.container = Some(ContainerState::Stopped(Exit::UNSEEN));
+    settle(&mut m, &mut world, &mut now);
+    assert_eq!((m.status().state, m.status().message.as_str()), (TaskState::Failed, "container is gone"));
+    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None }));
+}
+
+#[test]
 fn what_can_never_be_made_is_rejected_and_cleared_up() {
     let (mut m, mut world, mut now) = (fresh(), World::default(), Timestamp(1000));
     assert_eq!(m.next(now), Step::Do(Action::Attach));
