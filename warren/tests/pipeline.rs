@@ -26,7 +26,8 @@ use warren::{
     store::{Store, Tx, View},
     worker::{
         self, WorkerConfig,
-        testing::{Crash, FakeOutside, FakeWorld, Process, a_node, channel, quick},
+        executor::RuntimeError,
+        testing::{Crash, FakeOutside, FakeWorld, Fault, Op, Process, a_node, channel, quick},
     },
 };
 
@@ -275,6 +276,27 @@ fn a_service_comes_and_goes_undisturbed() {
     let mut one = One::new();
     a_service_comes_and_goes(&mut one, "undisturbed");
     assert_eq!(one.lives, 1);
+}
+
+/// A service that no node can run costs next to nothing: its tasks come ever more slowly, although
+/// each is refused at once.
+#[test]
+fn tasks_that_are_always_rejected_come_ever_more_slowly() {
+    let mut one = One::new();
+    let error = RuntimeError::Fatal("image nope:1 is not on this node".into());
+    one.world.fail(Fault { op: Op::Prepare, times: usize::MAX, effect: false, error });
+    one.ask("create", |tx| tx.put_service(web(1)));
+    let mut seen = BTreeSet::new();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(2500) {
+        one.revive();
+        seen.extend(one.view().iter().flat_map(View::tasks).map(|t| t.id));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // After 0 and 1 ms, then with delays of 0.1, 0.2, 0.4 and 0.8 s; the next one waits 1.6 s.
+    assert!((4..=7).contains(&seen.len()), "{} tasks", seen.len());
+    assert_eq!(one.lives, 1);
+    assert_eq!(one.world.violations(), [""; 0]);
 }
 
 /// One cluster after another, so that every step of the whole is the last one of a process once.

@@ -98,7 +98,7 @@ impl node_local_server::NodeLocal for NodeLocal {
         request: Request<v1::RemoveImageRequest>,
     ) -> Result<Response<v1::RemoveImageResponse>, Status> {
         let reference = reference(&request.into_inner().reference)?;
-        self.images.remove(&reference, &self.images_in_use()).await.map_err(|e| image_error(&e))?;
+        self.images.remove(&reference, || self.images_in_use()).await.map_err(|e| image_error(&e))?;
         Ok(Response::new(v1::RemoveImageResponse {}))
     }
 

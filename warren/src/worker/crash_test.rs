@@ -237,6 +237,23 @@ fn a_status_is_told_until_it_is_stored() {
 }
 
 #[test]
+fn a_report_that_is_refused_does_not_hold_up_the_others() {
+    let id = |n: u128| TaskId::from_random(n);
+    let mut node = Node::new();
+    node.managers.refuse(id(1));
+    for n in 1..=3 {
+        node.managers.assign(a_task(n));
+    }
+    node.until_state(id(2), TaskState::Running);
+    node.until_state(id(3), TaskState::Running);
+    node.until("all run", |n| n.world.open().len() == 3);
+    assert_eq!(node.managers.status(id(1)), None);
+    node.managers.desire(id(3), TaskState::Shutdown);
+    node.until_state(id(3), TaskState::Shutdown);
+    node.assert_sound("");
+}
+
+#[test]
 fn a_runtime_that_is_away_is_waited_for_and_said_to_be() {
     let id = TaskId::from_random(1);
     let mut node = Node::new();

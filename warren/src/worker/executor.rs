@@ -15,6 +15,12 @@ pub struct Exit {
     pub code: i32,
 }
 
+impl Exit {
+    /// Nobody was there to see how it ended: the machine or what watched the container went first.
+    /// No real exit status is negative.
+    pub const UNSEEN: Self = Self { code: -1 };
+}
+
 /// A container as the runtime has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {

@@ -6,8 +6,8 @@ use super::{
     executor::ContainerState,
     status_log::Record,
     task::{
-        machine::Found,
         runner::{Lost, Orders},
+        step::Found,
     },
 };
 use crate::model::{Assignment, Task, TaskId, TaskState};

@@ -38,6 +38,13 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Its statuses one by one.
+    pub fn singly(self) -> impl Iterator<Item = Self> {
+        self.0.into_iter().map(|one| Self(vec![one]))
+    }
+}
+
 impl Default for Reports {
     fn default() -> Self {
         Self { pending: Mutex::default(), work: Notify::new(), local: watch::channel(Statuses::default()).0 }

@@ -10,11 +10,11 @@ use std::{
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use super::{
     Timing,
-    reports::Reports,
+    reports::{Batch, Reports},
     saved::{self, SavedError},
 };
 use crate::{
@@ -191,7 +191,7 @@ fn load(path: &Path) -> Result<Option<Assignment>, SavedError> {
     Assignment::try_from(message).map(Some).map_err(|_| damaged())
 }
 
-/// Tells statuses until each is acknowledged.
+/// Tells statuses until each is acknowledged, or refused for good.
 async fn report(
     node: NodeId,
     mut client: DispatcherClient<Channel>,
@@ -200,16 +200,13 @@ async fn report(
 ) {
     loop {
         let batch = reports.batch().await;
-        let updates = batch
-            .iter()
-            .map(|(task, status)| Update { task: task.to_string(), status: Some(status.into()) })
-            .collect();
-        let request = UpdateTaskStatusRequest { node: node.to_string(), updates };
-        match client.update_task_status(request).await {
-            Ok(_) => {
-                reports.acknowledge(&batch);
-                back_off.reset();
-            }
+        let answer = match tell(node, &mut client, &batch).await {
+            // One that is refused does not stand in the way of the others.
+            Err(status) if is_refusal(&status) => tell_singly(node, &mut client, batch, &reports).await,
+            answer => answer.map(|()| reports.acknowledge(&batch)),
+        };
+        match answer {
+            Ok(()) => back_off.reset(),
             Err(status) => {
                 tracing::warn!(
                     "cannot report to a manager: {}; trying again in {:?}",
@@ -220,6 +217,40 @@ async fn report(
             }
         }
     }
+}
+
+/// Whether the same again would be answered the same.
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument)
+}
+
+async fn tell(node: NodeId, client: &mut DispatcherClient<Channel>, batch: &Batch) -> Result<(), Status> {
+    let updates = batch
+        .iter()
+        .map(|(task, status)| Update { task: task.to_string(), status: Some(status.into()) })
+        .collect();
+    let request = UpdateTaskStatusRequest { node: node.to_string(), updates };
+    client.update_task_status(request).await.map(drop)
+}
+
+/// Tells a refused batch one by one and drops what is refused alone, too.
+async fn tell_singly(
+    node: NodeId,
+    client: &mut DispatcherClient<Channel>,
+    batch: Batch,
+    reports: &Reports,
+) -> Result<(), Status> {
+    for one in batch.singly() {
+        match tell(node, client, &one).await {
+            Err(status) if is_refusal(&status) => {
+                let task = one.iter().map(|(task, _)| task.to_string()).collect::<String>();
+                tracing::error!(task, "the manager refuses to hear of it: {}", status.message());
+            }
+            answer => answer?,
+        }
+        reports.acknowledge(&one);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use super::failure::one_line;
 use crate::worker::executor::RuntimeError;
 
 /// Longest wait for an answer that needs no work.
@@ -45,7 +46,7 @@ pub(super) enum CallError {
 
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
-        let message = status.message().to_owned();
+        let message = one_line(status.message());
         // A status with a source was made on this side, from a broken connection. A lost shim
         // is reported by containerd as an unknown error; what it was doing can be tried again.
         if status.source().is_some() || message.contains("ttrpc: closed") {
@@ -53,7 +54,7 @@ impl From<Status> for CallError {
                 while let Some(inner) = e.source() {
                     e = inner;
                 }
-                e.to_string()
+                one_line(&e.to_string())
             });
             return Self::Away(cause);
         }

@@ -25,7 +25,7 @@ use prost_types::Any;
 use super::{
     RuntimeConfig, SNAPSHOTTER,
     client::{CallError, Client, LONG, SHORT, already, call, found},
-    failure::start_error,
+    failure::{one_line, start_error},
     files::{STARTED, STARTING, TaskFiles},
     image::{ImageStore, ResolvedImage},
     remains, rootfs,
@@ -37,8 +37,6 @@ use crate::{
 };
 
 const RUNTIME: &str = "io.containerd.runc.v2";
-/// What a process counts as having ended with when nobody was there to see it.
-const LOST: Exit = Exit { code: 137 };
 /// How long a killed process may take to vanish.
 const DEATH: Duration = Duration::from_secs(10);
 /// How long containerd may take to undo a creation that was cut off.
@@ -231,7 +229,7 @@ impl Containerd {
         }
         // A list leaves out a process whose shim was slow to answer: ask for this one before
         // it is called dead.
-        Ok(self.process(task).await?.map_or(ContainerState::Stopped(LOST), |p| state_of(&p)))
+        Ok(self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p)))
     }
 
     async fn wait_exit(&self, task: TaskId) -> Result<Exit, CallError> {
@@ -316,7 +314,7 @@ impl Runtime for Containerd {
         })
         .await?;
         let user = resolve_user(image.config.user.as_deref().unwrap_or_default(), &accounts)
-            .map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+            .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
         let spec = runtime_spec(&SpecInput {
             task,
             image: &image.config,
@@ -326,8 +324,8 @@ impl Runtime for Containerd {
             files: &files,
             host: self.host,
         })
-        .map_err(|e| RuntimeError::Fatal(e.to_string()))?;
-        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(e.to_string()))?;
+        .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
+        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
         self.write_record(task, &image, spec).await?;
         self.create_process(task.id, mounts).await
     }
@@ -370,7 +368,7 @@ impl Runtime for Containerd {
         loop {
             match self.wait_exit(task).await {
                 Ok(exit) => return Ok(exit),
-                Err(CallError::NotFound(_)) if self.marked(task, STARTED) => return Ok(LOST),
+                Err(CallError::NotFound(_)) if self.marked(task, STARTED) => return Ok(Exit::UNSEEN),
                 Err(CallError::NotFound(_)) => {
                     return Err(RuntimeError::Fatal(format!("task {task} was not started")));
                 }

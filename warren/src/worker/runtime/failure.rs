@@ -1,7 +1,21 @@
-//! What runc says when a container can not be started, made one sentence for a person.
+//! What runc, containerd and archives say, made one sentence for a person.
 
 use super::client::CallError;
 use crate::worker::executor::RuntimeError;
+
+/// Longest text of somebody else's within a sentence of ours, in characters.
+const LONGEST: usize = 1000;
+
+/// What somebody else wrote, fit for a line on a terminal: names of files in an image may hold
+/// line breaks and escape sequences.
+pub(super) fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|w| !w.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
 
 /// Translates a failed creation or start of a container.
 pub(super) fn start_error(e: CallError) -> RuntimeError {
@@ -75,6 +89,13 @@ fn quoted(s: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_write_stays_on_one_line() {
+        assert_eq!(one_line(" a\n\tb \u{1b}[31mred\u{1b}[0m\r\n\u{9b}x\u{7f} "), "a b [31mred [0m x");
+        assert_eq!(one_line("exec: \"nope\": not found"), "exec: \"nope\": not found");
+        assert_eq!(one_line(&"é".repeat(1001)), "é".repeat(1000) + "…");
+    }
 
     #[test]
     fn runc_is_made_readable() {

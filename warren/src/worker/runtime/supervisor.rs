@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use tokio::{io::unix::AsyncFd, sync::watch, task::JoinHandle};
 
 use super::{
+    client::{CallError, Client, call},
     preflight::{PreflightError, answer, programs, search_path},
     remains::{ProcessName, processes},
 };
@@ -29,6 +30,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// One that ran this long was well: the next restart is quick again.
 const WELL: Duration = Duration::from_secs(30);
+/// How one that hangs is found out.
+const PROBE: Probe = Probe { every: Duration::from_secs(10), answer: Duration::from_secs(5), misses: 3 };
+/// So many times as many misses are let pass until it has answered once: it may have much to load.
+const LOADING: u32 = 4;
 /// The log is put aside at a start when it is longer.
 const LOG: u64 = 8 << 20;
 /// Of the kernel's choice among processes when memory runs out; best effort.
@@ -145,6 +150,17 @@ pub enum SupervisorError {
     },
 }
 
+/// When a containerd counts as hung.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Probe {
+    /// Between two questions.
+    pub(super) every: Duration,
+    /// How long an answer may take.
+    pub(super) answer: Duration,
+    /// So many questions in a row were not answered.
+    pub(super) misses: u32,
+}
+
 /// Keeps an own containerd running. Dropping it leaves containerd alone.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -156,6 +172,13 @@ pub struct Supervisor {
 impl Supervisor {
     /// Adopts the containerd of these directories, or starts one; returns when it answers.
     pub async fn start(config: SupervisorConfig) -> Result<Self, SupervisorError> {
+        Self::start_probing(config, PROBE).await
+    }
+
+    pub(super) async fn start_probing(
+        config: SupervisorConfig,
+        probe: Probe,
+    ) -> Result<Self, SupervisorError> {
         let binary = programs()?;
         // sun_path has 108 bytes, and containerd's other socket is named `….ttrpc`.
         if config.socket().as_os_str().len() + ".ttrpc".len() >= 108 {
@@ -182,7 +205,7 @@ impl Supervisor {
             }
         };
         let (send, pid) = watch::channel(u32::try_from(process.name.pid).ok());
-        let keeper = tokio::spawn(keep(binary, config.clone(), process, send));
+        let keeper = tokio::spawn(keep(binary, config.clone(), process, send, probe));
         Ok(Self { config, pid, keeper })
     }
 
@@ -242,17 +265,30 @@ pub(super) async fn end(config: &SupervisorConfig) {
     }
 }
 
-/// Restarts it whenever it ends.
+/// Restarts it whenever it ends, and ends it when it hangs.
 async fn keep(
     binary: PathBuf,
     config: SupervisorConfig,
     mut process: Watched,
     pid: watch::Sender<Option<u32>>,
+    probe: Probe,
 ) {
+    let socket = config.socket();
     let mut pause = FIRST_PAUSE;
     loop {
         let since = Instant::now();
-        let status = process.end().await;
+        let hung = tokio::select! {
+            status = process.end() => Err(status),
+            () = hangs(&socket, probe) => Ok(()),
+        };
+        let status = match hung {
+            Err(status) => status,
+            Ok(()) => {
+                tracing::error!(pid = process.name.pid, "containerd does not answer and is killed");
+                process.name.signal(Signal::SIGKILL);
+                process.end().await
+            }
+        };
         pid.send_replace(None);
         tracing::warn!(pid = process.name.pid, status, "containerd ended and is started again");
         if since.elapsed() > WELL {
@@ -267,6 +303,25 @@ async fn keep(
             }
         };
         pid.send_replace(u32::try_from(process.name.pid).ok());
+    }
+}
+
+/// Returns when it does not answer any more.
+async fn hangs(socket: &Path, probe: Probe) {
+    let client = Client::new(socket, "warren");
+    let (mut missed, mut allowed) = (0, probe.misses * LOADING);
+    while missed < allowed {
+        tokio::time::sleep(probe.every).await;
+        match call(probe.answer, client.version().version(client.request(()))).await {
+            // Whatever the answer is, it is one.
+            Ok(_) | Err(CallError::Refused(_) | CallError::NotFound(_) | CallError::Exists(_)) => {
+                (missed, allowed) = (0, probe.misses);
+            }
+            Err(CallError::Away(why)) => {
+                missed += 1;
+                tracing::debug!(why, missed, "containerd did not answer");
+            }
+        }
     }
 }
 

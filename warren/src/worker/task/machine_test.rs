@@ -199,6 +199,16 @@ fn ends_are_named() {
 }
 
 #[test]
+fn an_end_that_nobody_saw_is_not_called_a_signal() {
+    let (mut m, mut world, mut now) = (fresh(), World::default(), Timestamp(1000));
+    settle(&mut m, &mut world, &mut now);
+    world.container = Some(ContainerState::Stopped(Exit::UNSEEN));
+    settle(&mut m, &mut world, &mut now);
+    assert_eq!((m.status().state, m.status().message.as_str()), (TaskState::Failed, "container is gone"));
+    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None }));
+}
+
+#[test]
 fn what_can_never_be_made_is_rejected_and_cleared_up() {
     let (mut m, mut world, mut now) = (fresh(), World::default(), Timestamp(1000));
     assert_eq!(m.next(now), Step::Do(Action::Attach));
@@ -209,6 +219,33 @@ fn what_can_never_be_made_is_rejected_and_cleared_up() {
     assert_eq!(m.status().state, TaskState::Rejected);
     assert_eq!(m.status().message, "image x is not on this node");
     assert!(!world.attached);
+}
+
+#[test]
+fn nothing_is_rejected_before_its_restart_delay_is_over() {
+    let task = Task { start_at: Timestamp(5000), ..a_task(1) };
+    let absent = || Outcome::Failed(Trouble::Fatal("image x is not on this node".into()));
+    for comes_meanwhile in [false, true] {
+        let (mut world, mut now) = (World::default(), Timestamp(1000));
+        let mut m = Machine::new(task.clone(), Found::default(), BOOT, quick(), now);
+        assert_eq!(m.next(now), Step::Do(Action::Attach));
+        m.done(world.perform(&Action::Attach), now);
+        assert_eq!(m.next(now), Step::Do(Action::Prepare(ns())));
+        m.done(absent(), now);
+        assert_eq!(m.status().state, TaskState::Preparing);
+        let message = "image x is not on this node; trying again when its restart delay is over";
+        assert_eq!(m.status().message, message);
+        assert_eq!(m.next(now), Step::Wait { until: Some(task.start_at), exit: false });
+        now = task.start_at;
+        assert_eq!(m.next(now), Step::Do(Action::Prepare(ns())));
+        let (outcome, end, message) = match comes_meanwhile {
+            true => (world.perform(&Action::Prepare(ns())), TaskState::Running, ""),
+            false => (absent(), TaskState::Rejected, "image x is not on this node"),
+        };
+        m.done(outcome, now);
+        settle(&mut m, &mut world, &mut now);
+        assert_eq!((m.status().state, m.status().message.as_str()), (end, message));
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub mod machine;
 pub mod runner;
+pub mod step;
 
 use std::time::Duration;
 

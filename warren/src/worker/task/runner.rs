@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use super::{
     Timing,
-    machine::{Action, Found, Machine, Outcome, Step, Trouble},
+    machine::Machine,
+    step::{Action, Found, Outcome, Step, Trouble},
 };
 use crate::{
     model::{Task, TaskId, TaskState, Timestamp},

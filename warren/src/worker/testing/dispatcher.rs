@@ -41,6 +41,7 @@ struct State {
     tasks: BTreeMap<TaskId, Task>,
     history: BTreeMap<TaskId, Vec<TaskStatus>>,
     deaf: bool,
+    refused: Option<TaskId>,
     complaints: Vec<String>,
 }
 
@@ -93,6 +94,11 @@ impl FakeDispatcher {
     /// While deaf it stores nothing and answers UNAVAILABLE.
     pub fn set_deaf(&self, deaf: bool) {
         self.lock().deaf = deaf;
+    }
+
+    /// A batch with news of this task is refused, as if the task were another node's.
+    pub fn refuse(&self, task: TaskId) {
+        self.lock().refused = Some(task);
     }
 
     /// The last status stored of a task.
@@ -171,7 +177,12 @@ impl Dispatcher for FakeDispatcher {
         if self.lock().deaf {
             return Err(Status::unavailable("the manager does not listen"));
         }
-        for update in request.into_inner().updates {
+        let updates = request.into_inner().updates;
+        let refused = self.lock().refused.map(|t| t.to_string());
+        if updates.iter().any(|u| Some(&u.task) == refused.as_ref()) {
+            return Err(Status::permission_denied("a node may only report its own tasks"));
+        }
+        for update in updates {
             let invalid = |what: &str| Status::invalid_argument(what.to_owned());
             let task = update.task.parse().map_err(|_| invalid("task"))?;
             let status = update.status.ok_or(invalid("status"))?;

@@ -9,7 +9,7 @@ use crate::{
     model::{Attachment, Task, TaskId},
     worker::{
         executor::{ContainerState, Exit, Network, NetworkError, NetworkNamespace, Runtime, RuntimeError},
-        task::machine::KILL,
+        task::step::KILL,
     },
 };
 

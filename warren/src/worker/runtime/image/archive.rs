@@ -73,7 +73,11 @@ impl Archive {
             return Err(ImageError::NotAnArchive("it is empty".to_owned()));
         }
         file.rewind()?;
-        let not = |e: io::Error| ImageError::NotAnArchive(format!("not a tar file: {e}"));
+        // What the tar reader says quotes the file, which need not be one its sender meant to show.
+        let not = |e: io::Error| match e.raw_os_error() {
+            Some(_) => e.into(),
+            None => ImageError::NotAnArchive("it is not a tar file".to_owned()),
+        };
         let mut members = HashMap::new();
         let mut links = Vec::new();
         let mut tar = tar::Archive::new(&file);
@@ -82,7 +86,13 @@ impl Archive {
             let entry = match entry {
                 Ok(e) => e,
                 Err(e) if members.is_empty() && links.is_empty() => return Err(not(e)),
-                Err(e) => return Err(ImageError::Incomplete(e.to_string())),
+                Err(e) if e.raw_os_error().is_some() => return Err(e.into()),
+                Err(_) => {
+                    let n = members.len() + links.len();
+                    return Err(ImageError::Incomplete(format!(
+                        "what follows its first {n} files is no tar"
+                    )));
+                }
             };
             let path = normal(&entry.path().map_err(not)?);
             let kind = entry.header().entry_type();
@@ -251,4 +261,34 @@ pub(super) fn compression(archive: &Archive, span: Span) -> io::Result<&'static 
         [0x28, 0xb5, 0x2f, 0xfd] => "+zstd",
         _ => "",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn error(bytes: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        Archive::receive(bytes, dir.path()).await.expect_err("it is no archive").to_string()
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_archive_is_not_shown_to_whoever_reads_the_error() {
+        let secret = "root:x:0:0:root:/root:/bin/bash\nsecret\n".repeat(100);
+        let e = error(secret.as_bytes()).await;
+        assert!(e.starts_with("this is not an image archive (it is not a tar file); "), "{e}");
+        assert!(!e.contains("root") && !e.contains('\n'), "{e}");
+
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        tar.append_data(&mut header, "a\u{1b}[31m\nb", &b"abc"[..]).unwrap();
+        let whole = tar.into_inner().unwrap();
+        let mut spoiled = whole[..1024].to_vec();
+        spoiled.extend_from_slice(secret.as_bytes());
+        let e = error(&spoiled).await;
+        assert!(e.contains("what follows its first 1 files is no tar") && !e.contains("root"), "{e}");
+        let e = error(&whole[..513]).await;
+        assert!(e.contains("it ends within a [31m b;"), "{e}");
+    }
 }

@@ -11,6 +11,7 @@ use tokio::io::AsyncRead;
 
 use self::{archive::Archive, read::ImageDocument};
 use super::client::{CallError, Client, LONG, SHORT, call, found};
+use super::failure::one_line;
 pub use super::spec::ImageConfig;
 use crate::{
     model::{ImageReference, ImageReferenceError, Timestamp},
@@ -22,20 +23,21 @@ use crate::{
 pub enum ImageError {
     /// The bytes are something else.
     #[error(
-        "this is not an image archive ({0}); make one with `docker save`, `skopeo copy … oci-archive:FILE` or `buildah push`"
+        "this is not an image archive ({}); make one with `docker save`, `skopeo copy … oci-archive:FILE` or `buildah push`",
+        one_line(.0)
     )]
     NotAnArchive(String),
     /// It ends too early, or parts are missing.
-    #[error("the archive is incomplete: {0}; copy or save it again")]
+    #[error("the archive is incomplete: {}; copy or save it again", one_line(.0))]
     Incomplete(String),
     /// A part is not what its name says.
-    #[error("the archive is damaged: {0} does not have the digest it is named by; copy or save it again")]
+    #[error("the archive is damaged: {} does not have the digest it is named by; copy or save it again", one_line(.0))]
     Damaged(String),
     /// A part is not understood.
-    #[error("the archive holds an image that can not be read: {0}")]
+    #[error("the archive holds an image that can not be read: {}", one_line(.0))]
     Malformed(String),
     /// It is for other machines.
-    #[error("the image is for {has}; this node is {want}")]
+    #[error("the image is for {}; this node is {want}", one_line(has))]
     Platform {
         /// Platforms in the archive.
         has: String,
@@ -60,7 +62,7 @@ pub enum ImageError {
     #[error("image {0} is in use by a task; remove its service first (`warren service rm`)")]
     InUse(String),
     /// A layer could not be unpacked.
-    #[error("layer {number} of the image can not be unpacked: {why}")]
+    #[error("layer {number} of the image can not be unpacked: {}", one_line(why))]
     Layer {
         /// From 1.
         number: usize,
@@ -68,10 +70,10 @@ pub enum ImageError {
         why: String,
     },
     /// The sender or the disk failed.
-    #[error("the archive could not be read: {0}")]
+    #[error("the archive could not be read: {}", one_line(.0))]
     Io(String),
     /// containerd refused.
-    #[error("containerd refused: {0}")]
+    #[error("containerd refused: {}", one_line(.0))]
     Refused(String),
     /// containerd does not answer.
     #[error("{0}; try again")]
@@ -245,18 +247,19 @@ impl ImageStore {
         Ok(list)
     }
 
-    /// Removes a name, and the image when it was its last. Refused while `in_use` names it.
+    /// Removes a name, and the image when it was its last. Refused while `in_use` names it, which
+    /// is asked for only when nothing else is between the answer and the removal.
     pub async fn remove(
         &self,
         reference: &ImageReference,
-        in_use: &BTreeSet<ImageReference>,
+        in_use: impl FnOnce() -> BTreeSet<ImageReference> + Send,
     ) -> Result<(), ImageError> {
         let _changes = self.changes.lock().await;
         let name = reference.to_string();
         if self.get(&name).await?.is_none() {
             return Err(ImageError::NotFound(reference.familiar()));
         }
-        if in_use.contains(reference) {
+        if in_use().contains(reference) {
             return Err(ImageError::InUse(reference.familiar()));
         }
         // Synchronous: layers and content are gone from the disk when it returns.

@@ -41,12 +41,12 @@ async fn every_kind_of_archive_gives_the_same_image() {
     }
     // A removal takes layers and content along, unless a task needs the image.
     let used = BTreeSet::from([reference()]);
-    let e = images.remove(&reference(), &used).await.unwrap_err();
+    let e = images.remove(&reference(), || used).await.unwrap_err();
     assert!(e.to_string().starts_with("image probe:1 is in use by a task"), "{e}");
-    images.remove(&reference(), &BTreeSet::new()).await.unwrap();
+    images.remove(&reference(), BTreeSet::new).await.unwrap();
     assert_eq!(images.list().await.unwrap(), []);
     assert_eq!((node.snapshots(), node.blobs()), (0, 0));
-    let e = images.remove(&reference(), &BTreeSet::new()).await.unwrap_err();
+    let e = images.remove(&reference(), BTreeSet::new).await.unwrap_err();
     assert_eq!(e.to_string(), "no such image: probe:1; `warren image ls` shows those there are");
 }
 
@@ -79,7 +79,7 @@ async fn names_and_platforms_are_chosen() {
     assert_eq!(images.import(&two[..], None).await.unwrap().len(), 2);
     // One image may have two names; each goes by itself.
     images.import(&bare.oci()[..], Some(&"other:1".parse().unwrap())).await.unwrap();
-    images.remove(&name, &BTreeSet::new()).await.unwrap();
+    images.remove(&name, BTreeSet::new).await.unwrap();
     assert!(images.resolve(&"other:1".parse().unwrap()).await.unwrap().is_some());
 }
 
@@ -97,7 +97,7 @@ async fn a_bad_archive_is_one_sentence_and_leaves_nothing() {
     wrong_layer[plain] ^= 1;
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), "this is not an image archive (it is empty)"),
-        ("text", b"hello, world\n".repeat(100), "this is not an image archive (not a tar file"),
+        ("text", b"hello, world\n".repeat(100), "this is not an image archive (it is not a tar file)"),
         ("zstd", b"\x28\xb5\x2f\xfd rest".to_vec(), "this is not an image archive (it is packed with zstd"),
         ("other tar", tar_of([("a", 0o644, &b"b"[..])].into_iter()), "this is not an image archive (neither"),
         ("cut in a member", good[..at(b"not a program")].to_vec(), "the archive is incomplete: "),
@@ -135,7 +135,7 @@ async fn an_import_cut_off_leaves_only_what_a_sweep_takes() {
         let cut = std::time::Duration::from_millis(millis);
         let done = tokio::time::timeout(cut, images.import(&good[..], None)).await;
         if done.is_ok() || images.resolve(&reference()).await.unwrap().is_some() {
-            images.remove(&reference(), &BTreeSet::new()).await.unwrap();
+            images.remove(&reference(), BTreeSet::new).await.unwrap();
         }
         images.sweep().await.unwrap();
         super::fixture::eventually("nothing is left", async || {

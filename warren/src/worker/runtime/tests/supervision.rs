@@ -8,7 +8,7 @@ use nix::{
 use super::fixture::{TestNode, again, eventually, program, removed};
 use crate::worker::{
     executor::{ContainerState, Exit, Runtime},
-    runtime::{Supervisor, remains, reset},
+    runtime::{Supervisor, remains, reset, supervisor::Probe},
 };
 
 fn resident(pid: i32) -> u64 {
@@ -126,6 +126,32 @@ async fn the_next_agent_adopts_containerd() {
     kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
     let supervisor = Supervisor::start(node.own.clone()).await.unwrap();
     assert_ne!(*supervisor.pid().borrow(), u32::try_from(hung).ok());
+    assert_eq!(node.state(&task).await, Some(ContainerState::Running { pid }));
+    node.supervisor = Some(supervisor);
+}
+
+/// One that stops answering while the agent runs is replaced; a short pause is none.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn a_containerd_that_hangs_is_replaced() {
+    let mut node = TestNode::with_image().await;
+    let (task, pid) = node.run(1, &["trap"]).await;
+    let hung = node.containerd_pid();
+    drop(node.supervisor.take());
+    let (every, answer) = (Duration::from_millis(200), Duration::from_millis(500));
+    let probe = Probe { every, answer, misses: 3 };
+    let supervisor = Supervisor::start_probing(node.own.clone(), probe).await.unwrap();
+    let mut pids = supervisor.pid();
+    tokio::time::sleep(every * 3).await;
+    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(answer * 2).await;
+    kill(Pid::from_raw(hung), Signal::SIGCONT).unwrap();
+    tokio::time::sleep(every * 3).await;
+    assert!(!pids.has_changed().unwrap(), "it only paused");
+    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    let another = pids.wait_for(|p| p.is_some_and(|p| i32::try_from(p) != Ok(hung)));
+    tokio::time::timeout(Duration::from_secs(20), another).await.unwrap().unwrap();
+    eventually("it answers", async || node.containerd.list().await.is_ok()).await;
     assert_eq!(node.state(&task).await, Some(ContainerState::Running { pid }));
     node.supervisor = Some(supervisor);
 }

@@ -1,0 +1,132 @@
+//! What passes between a task's machine and its driver, and the words for how containers end.
+
+use crate::{
+    model::{TaskStatus, Timestamp},
+    worker::{
+        executor::{ContainerState, NetworkNamespace, RuntimeError},
+        status_log::Record,
+    },
+};
+
+/// SIGTERM.
+pub const TERM: i32 = 15;
+/// SIGKILL.
+pub const KILL: i32 = 9;
+
+/// Something to do in the world. Each may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make the network.
+    Attach,
+    /// Make the container.
+    Prepare(NetworkNamespace),
+    /// Start it.
+    Start,
+    /// See what state the container is in.
+    Look,
+    /// Open to, or close to, new connections.
+    Serve(bool),
+    /// Send a signal.
+    Kill(i32),
+    /// Put a status on disk.
+    Record(TaskStatus),
+    /// Remove the container.
+    Remove,
+    /// Remove the network.
+    Detach,
+}
+
+/// What the shell is to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Do this and report with [`Machine::done`](super::machine::Machine::done).
+    Do(Action),
+    /// Wait for whichever comes first: a change of the desired state, the end of the container if
+    /// `exit`, or the moment.
+    Wait {
+        /// Wake up then, if nothing else happens.
+        until: Option<Timestamp>,
+        /// Whether to wait for the container's end.
+        exit: bool,
+    },
+    /// Nothing is left to do, ever.
+    End,
+}
+
+/// What came of an [`Action`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is so.
+    Done,
+    /// Attached, here.
+    Attached(NetworkNamespace),
+    /// Started, with this process.
+    Started(u32),
+    /// What a look showed; `None`: there is no container.
+    Seen(Option<ContainerState>),
+    /// It did not work.
+    Failed(Trouble),
+}
+
+/// Why something did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Trying again will not help.
+    Fatal(String),
+    /// Trying again may help.
+    Temporary(String),
+}
+
+impl From<RuntimeError> for Trouble {
+    fn from(e: RuntimeError) -> Self {
+        match e {
+            RuntimeError::Fatal(s) => Self::Fatal(s),
+            RuntimeError::Temporary(s) => Self::Temporary(s),
+        }
+    }
+}
+
+impl Trouble {
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::Fatal(s) | Self::Temporary(s) => s,
+        }
+    }
+}
+
+/// What the world and the disk hold of a task before its machine is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its container.
+    pub container: Option<ContainerState>,
+    /// Whether it has a network.
+    pub attached: bool,
+    /// Its record.
+    pub record: Option<Record>,
+}
+
+/// The sentence for a container that ended with a failure.
+pub(super) fn describe_exit(code: i32) -> String {
+    const NAMES: [(i32, &str); 12] = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (KILL, "SIGKILL"),
+        (11, "SIGSEGV"),
+        (13, "SIGPIPE"),
+        (TERM, "SIGTERM"),
+        (31, "SIGSYS"),
+    ];
+    // Past the last real-time signal it is a status of the program's own choice.
+    match code - 128 {
+        signal @ 1..=64 => match NAMES.iter().find(|(n, _)| *n == signal) {
+            Some((_, name)) => format!("killed by signal {signal} ({name})"),
+            None => format!("killed by signal {signal}"),
+        },
+        _ => format!("exited with status {code}"),
+    }
+}
