@@ -1,5 +1,6 @@
 //! Real sockets through the programs: a node, a client and two containers as network namespaces.
-//! Forwarding is off everywhere, no netfilter rule exists, and nothing but our programs joins them.
+//! Forwarding is off (but where a test says so), no netfilter rule exists, and nothing but our
+//! programs joins them.
 
 use std::{
     fs::{self, File},
@@ -352,6 +353,40 @@ fn echo_requests_out_of_a_container() -> Result<()> {
                 Ok(())
             })?;
         }
+        Ok(())
+    })
+}
+
+/// On a node that forwards, a neighbour with a route to the containers.
+#[test]
+#[ignore = "needs root"]
+fn a_node_that_forwards_lets_nobody_in() -> Result<()> {
+    alone(|| {
+        let mut site = Site::new()?;
+        site.publish(8080, 80, 1)?;
+        // Of this thread's namespace.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        ensure!(forwards("ipv4/ip_forward")?, "forwarding is on");
+        site.client.run(|| ip(&format!("route add 10.64.0.0/24 via {NODE}")))?;
+        let peers = echo(&site.containers[0], 80, 2)?;
+        let udp = site.containers[0].run(|| Ok(UdpSocket::bind("0.0.0.0:53")?))?;
+        udp.set_read_timeout(Some(Duration::from_millis(300)))?;
+        let direct = SocketAddrV4::new(address(1), 80);
+        let outcome = site
+            .client
+            .run(move || Ok(TcpStream::connect_timeout(&direct.into(), Duration::from_millis(500))))?;
+        ensure!(
+            outcome.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::TimedOut),
+            "an unpublished port: {outcome:?}"
+        );
+        site.client.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", (address(1), 53))?))?;
+        let got = udp.recv_from(&mut [0; 10]);
+        ensure!(got.is_err(), "a datagram: {got:?}");
+        ensure!(site.drops(Reason::Unpublished)? >= 2);
+        // What is published works, and what containers tell each other.
+        let own = site.client.run(|| converse(SocketAddrV4::new(NODE, 8080), 1000))?;
+        ensure!(peers.recv_timeout(WAIT)? == own);
+        site.containers[1].run(move || converse(direct, 1000))?;
         Ok(())
     })
 }

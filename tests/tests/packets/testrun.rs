@@ -30,6 +30,8 @@ const LAN: V4 = [10, 9, 9, 1];
 const CLIENT: V4 = [198, 51, 100, 7];
 const REMOTE: V4 = [203, 0, 113, 9];
 const UPLINK: u32 = 2;
+/// Sequence number of every SYN: the next one is 0.
+const FIRST: u32 = u32::MAX;
 /// What is done to a good packet.
 type Change = Box<dyn Fn(&mut Vec<u8>)>;
 
@@ -190,13 +192,17 @@ impl Twins {
     }
 
     fn enter(&mut self, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
-        let (verdict, out) = self.pass(program::NODE_IN_L2, UPLINK, &make(t, protocol, flags, b"payload"))?;
+        let (verdict, out) =
+            self.pass(program::NODE_IN_L2, UPLINK, &make(t, protocol, flags, payload(protocol, flags)))?;
         Ok((verdict, read(&out)?))
     }
 
     fn leave(&mut self, id: u32, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
-        let (verdict, out) =
-            self.pass(program::VETH_IN, container(id).1, &make(t, protocol, flags, b"payload"))?;
+        let (verdict, out) = self.pass(
+            program::VETH_IN,
+            container(id).1,
+            &make(t, protocol, flags, payload(protocol, flags)),
+        )?;
         Ok((verdict, read(&out)?))
     }
 
@@ -262,12 +268,20 @@ fn reversed(t: Tuple<V4>) -> Tuple<V4> {
     tuple(t.destination, t.destination_port, t.source, t.source_port)
 }
 
+/// What most packets carry: nothing on a SYN, whose acknowledgement would have to count it.
+fn payload(protocol: u8, flags: u8) -> &'static [u8] {
+    if protocol == TCP && flags & SYN != 0 { b"" } else { b"payload" }
+}
+
 fn make(t: Tuple<V4>, protocol: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(t.source, t.destination, 64);
     let mut out = Vec::new();
     let made = match protocol {
         TCP => {
-            let mut header = etherparse::TcpHeader::new(t.source_port, t.destination_port, 1, 4096);
+            // Only SYNs have the first number; who has seen one acknowledges it.
+            let number = if flags & SYN != 0 { FIRST } else { FIRST.wrapping_add(1) };
+            let mut header = etherparse::TcpHeader::new(t.source_port, t.destination_port, number, 4096);
+            header.acknowledgment_number = if flags & ACK != 0 { FIRST.wrapping_add(1) } else { 0 };
             header.fin = flags & FIN != 0;
             header.syn = flags & SYN != 0;
             header.rst = flags & RST != 0;
@@ -333,11 +347,97 @@ fn the_life_of_a_connection() -> Result<()> {
             ensure!(outside == reversed(t));
             twins.enter(t, TCP, ACK)?;
             twins.same_records()?;
+            ensure!(twins.model.flow_new.is_empty() && !twins.model.flow_est.is_empty(), "established");
             twins.leave(id, reversed(inside), TCP, FIN | ACK)?;
             twins.enter(t, TCP, FIN | ACK)?;
             twins.same_records()?;
         }
         Ok(())
+    })
+}
+
+/// Made-up sources get answers that they do not see: what they acknowledge is a guess.
+#[test]
+#[ignore = "needs root"]
+fn blind_handshakes_establish_nothing() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        let known = tuple(CLIENT, 40_000, NODE, 8082);
+        let (_, known_inside) = twins.enter(known, TCP, SYN)?;
+        twins.leave(1, reversed(known_inside), TCP, SYN | ACK)?;
+        twins.enter(known, TCP, ACK)?;
+        for n in 0..500u32 {
+            let [.., c, d] = n.to_be_bytes();
+            let t = tuple([100, 1, c, d], 5, NODE, 8082);
+            let (_, inside) = twins.enter(t, TCP, SYN)?;
+            twins.leave(1, reversed(inside), TCP, SYN | ACK)?;
+            for flags in [ACK, FIN | ACK, RST, ACK] {
+                let mut packet = make(t, TCP, flags, b"");
+                let guess = n.wrapping_mul(2_654_435_761) | 1;
+                set_acknowledgement(&mut packet, guess);
+                let (verdict, _) = twins.pass(program::NODE_IN_L2, UPLINK, &packet)?;
+                ensure!(verdict.action == Action::Container, "forwarded all the same: {verdict:?}");
+            }
+            // After a reset too.
+            twins.leave(1, reversed(inside), TCP, ACK)?;
+            let mut packet = make(t, TCP, ACK, b"");
+            set_acknowledgement(&mut packet, n | 1 << 31);
+            twins.pass(program::NODE_IN_L2, UPLINK, &packet)?;
+        }
+        twins.same_records()?;
+        let established = (twins.model.flow_est.len(), twins.model.fwd_est.len());
+        ensure!(established == (1, 1), "{established:?}");
+        ensure!(twins.enter(known, TCP, ACK)?.1 == known_inside);
+        Ok(())
+    })
+}
+
+/// Changes the acknowledgement number of a packet without options, and its checksum.
+fn set_acknowledgement(packet: &mut [u8], number: u32) {
+    let ip = warren_ebpf::packet::ipv4(&warren_ebpf::packet::Bytes(packet), 14).expect("IPv4");
+    let at = ip.payload as usize + 8;
+    packet[at..at + 4].copy_from_slice(&number.to_be_bytes());
+    let (header, rest) = etherparse::TcpHeader::from_slice(&packet[at - 8..]).expect("TCP");
+    let check = header.calc_checksum_ipv4_raw(ip.source, ip.destination, rest).expect("short");
+    packet[at + 8..at + 10].copy_from_slice(&check.to_be_bytes());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nobody_outside_reaches_a_container_by_its_own_address() -> Result<()> {
+    alone(|| {
+        let mut twins = Twins::new()?;
+        let mut sent = 0;
+        let mut refused = |twins: &mut Twins, packet: &[u8]| -> Result<()> {
+            let (verdict, _) = twins.pass(program::NODE_IN_L2, UPLINK, packet)?;
+            ensure!(verdict == Verdict::drop(Reason::Unpublished), "{verdict:?}");
+            sent += 1;
+            Ok(())
+        };
+        for id in 1..=3 {
+            for port in [22, 80, 8080, 61_000] {
+                let t = tuple(CLIENT, 5, container(id).0, port);
+                for flags in 0..32 {
+                    refused(&mut twins, &make(t, TCP, flags, payload(TCP, flags)))?;
+                }
+                refused(&mut twins, &make(t, UDP, 0, b"payload"))?;
+            }
+            for ping in [tuple(CLIENT, 7, container(id).0, 0), tuple(CLIENT, 0, container(id).0, 7)] {
+                refused(&mut twins, &make(ping, ICMP, 0, b"payload"))?;
+            }
+            // Fragments, and protocols without ports.
+            for (at, byte) in [(20, 0x20), (21, 3), (23, 47), (23, 132)] {
+                let mut packet = make(tuple(CLIENT, 5, container(id).0, 80), TCP, SYN, b"");
+                packet[at] = byte;
+                refused(&mut twins, &packet)?;
+            }
+        }
+        // What is nobody's passes.
+        ensure!(twins.enter(tuple(CLIENT, 5, [10, 64, 9, 9], 80), TCP, SYN)?.0 == Verdict::PASS);
+        let drops = PerCpuArray::<_, DropCounter>::try_from(twins.ebpf.map(map::DROPS).context("map")?)?;
+        let count: u64 = drops.get(&(Reason::Unpublished as u32), 0)?.iter().map(|c| c.packets).sum();
+        ensure!(count == sent, "{count} of {sent} are counted");
+        twins.same_records()
     })
 }
 

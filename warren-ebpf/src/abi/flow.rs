@@ -1,5 +1,6 @@
 //! Records of flows to published ports. `FLOW_NEW4` and `FWD_NEW4` hold half-open ones,
-//! `FLOW_EST4` and `FWD_EST4` established ones: a flood of SYNs churns only the first two.
+//! `FLOW_EST4` and `FWD_EST4` established ones: a flood of packets with made-up sources churns only
+//! the first two.
 
 use crate::layout;
 
@@ -7,7 +8,7 @@ use crate::layout;
 pub const FLOW_OPENING: u8 = 1;
 /// `Flow::state`: the container has answered it.
 pub const FLOW_REPLIED: u8 = 2;
-/// `Flow::state`: the client has answered that. The record moves to `FLOW_EST4`.
+/// `Flow::state`: the client has acknowledged that. The record moves to `FLOW_EST4`.
 pub const FLOW_ESTABLISHED: u8 = 3;
 /// `Flow::state`: the client has sent its FIN.
 pub const FLOW_CLIENT_FIN: u8 = 4;
@@ -67,6 +68,12 @@ pub struct Flow<A> {
     pub flags: u8,
     /// Smallest MTU of the way, 0 when unknown.
     pub mtu: u16,
+    /// While half-open: the sequence number after all that the container has sent, which is what
+    /// the client's ACK must name for the flow to be established. Only who sees the container's
+    /// packets knows it. Meaningless before `FLOW_REPLIED`; not kept up to date afterwards.
+    pub expected: u32,
+    /// Zero.
+    pub pad: u32,
 }
 }
 

@@ -248,7 +248,7 @@ const _: () = {
     assert!(size_of::<Backend>() == 40);
     assert!(size_of::<Route>() == 16);
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
-    assert!(size_of::<Flow<[u8; 4]>>() == 40 && size_of::<Flow<[u8; 16]>>() == 64);
+    assert!(size_of::<Flow<[u8; 4]>>() == 48 && size_of::<Flow<[u8; 16]>>() == 72);
     assert!(size_of::<ForwardKey<[u8; 4]>>() == 16 && size_of::<Forward>() == 16);
     assert!(size_of::<ReturnKey<[u8; 4]>>() == 16 && size_of::<Return<[u8; 4]>>() == 24);
     assert!(size_of::<EgressKey<[u8; 4]>>() == 16 && size_of::<Egress<[u8; 4]>>() == 8);

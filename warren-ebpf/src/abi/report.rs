@@ -27,11 +27,13 @@ pub enum Reason {
     Rewrite = 8,
     /// A container sent multicast or broadcast.
     Multicast = 9,
+    /// Somebody outside sent to a container's own address: only published ports lead in.
+    Unpublished = 10,
 }
 
 impl Reason {
     /// Every reason, in the order of the rows.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Spoofed,
         Self::Protocol,
         Self::Malformed,
@@ -42,6 +44,7 @@ impl Reason {
         Self::NotMasqueraded,
         Self::Rewrite,
         Self::Multicast,
+        Self::Unpublished,
     ];
 
     /// A short name for tables and metrics.
@@ -58,6 +61,7 @@ impl Reason {
             Self::NotMasqueraded => "not-masqueraded",
             Self::Rewrite => "rewrite",
             Self::Multicast => "multicast",
+            Self::Unpublished => "unpublished",
         }
     }
 }

@@ -102,9 +102,16 @@ pub fn node_in<N: Node, P: Packet>(
         return (Verdict::PASS, Ip::default());
     }
     let Some(ip) = packet::ipv4(packet, offset) else { return (Verdict::PASS, Ip::default()) };
-    let Some(segment) = packet::transport(packet, &ip) else { return (Verdict::PASS, Ip::default()) };
-    let seen = Seen::new(&ip, &segment, ifindex);
-    (inbound(node, present, &seen), ip)
+    let verdict = match packet::transport(packet, &ip) {
+        Some(segment) => inbound(node, present, &Seen::new(&ip, &segment, ifindex)),
+        None => Verdict::PASS,
+    };
+    // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
+    // the node; a host that forwards would let everybody else in.
+    if verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0 {
+        return (Verdict::drop(Reason::Unpublished), ip);
+    }
+    (verdict, ip)
 }
 
 #[inline(always)]
@@ -129,7 +136,12 @@ fn inbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>) -> Verdict
     {
         return Verdict::PASS;
     }
-    Verdict::deliver(seen, &published::forward(node, present, &service, seen, BackendRef::default()))
+    let delivery = published::forward(node, present, &service, seen, BackendRef::default());
+    // It shows what one container sends to another by its own address.
+    if delivery.tuple.destination == seen.tuple.destination {
+        return Verdict::PASS;
+    }
+    Verdict::deliver(seen, &delivery)
 }
 
 /// A packet that a container sent, seen on the node's side of its veth.

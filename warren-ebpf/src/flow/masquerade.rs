@@ -58,7 +58,7 @@ pub fn outbound<A: Address>(
                 if seen.segment.pure_syn() && (tcp::over(r.state) || run_out(present, r, key.protocol)) {
                     r.state = FLOW_OPENING;
                 } else {
-                    r.state = tcp::next(r.state, seen.segment.flags, Side::Client);
+                    r.state = tcp::next(r.state, seen.segment.flags, Side::Client, true);
                 }
                 touch(&mut r.last_seen, present.now);
             }
@@ -159,7 +159,7 @@ pub fn inbound<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, seen:
             if run_out(present, r, key.protocol) {
                 return Return::default();
             }
-            r.state = tcp::next(r.state, seen.segment.flags, Side::Server);
+            r.state = tcp::next(r.state, seen.segment.flags, Side::Server, true);
             r.flags |= MASQUERADE_REPLIED;
             touch(&mut r.last_seen, present.now);
             *r

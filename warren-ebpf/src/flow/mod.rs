@@ -94,7 +94,7 @@ pub struct Seen<A> {
     pub tuple: Tuple<A>,
     /// IP protocol number.
     pub protocol: u8,
-    /// TCP flags.
+    /// Its transport header.
     pub segment: Segment,
     /// Device it came in by.
     pub ifindex: u32,

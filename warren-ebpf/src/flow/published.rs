@@ -7,7 +7,8 @@
 //!   that lead to one container socket, the second flow takes another backend, else another source
 //!   port. The client's address is kept, except for a container that reaches itself.
 //! - Both records name their backend and its generation, which must hold for every packet.
-//! - Half-open flows lie in tables of their own until the client has answered the container.
+//! - Half-open flows lie in tables of their own until the client has acknowledged what the container
+//!   has sent, which nobody can who sends under another's address ([`Flow::expected`]).
 
 use super::{
     Delivery, Operation, Present, Resolved, Search, Seen, Table, Tables, expired, hash, resolve,
@@ -19,7 +20,7 @@ use crate::{
         Address, BACKEND_DRAINING, BACKEND_UP, BackendRef, FLOW_ESTABLISHED, FLOW_FROM_CONTAINER,
         FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET, Flow, FlowKey, Forward, ForwardKey, Service,
     },
-    packet::{ACK, Segment, Tuple},
+    packet::{ACK, RST, Segment, Tuple},
 };
 
 /// Rows of a Maglev table that are tried for a backend that is up: with half of the backends down
@@ -102,10 +103,13 @@ pub fn reply<A: Address>(
         protocol: seen.protocol,
         pad: [0; 3],
     };
-    let answer = Answer { owner, flags: seen.segment.flags, now: present.now };
+    let mut answer = Answer { owner, segment: seen.segment, now: present.now, established: true };
     match tables.established().apply(&key, answer) {
         Some(found) => found,
-        None => tables.half_open().apply(&key, answer).unwrap_or_default(),
+        None => {
+            answer.established = false;
+            tables.half_open().apply(&key, answer).unwrap_or_default()
+        }
     }
 }
 
@@ -113,8 +117,9 @@ pub fn reply<A: Address>(
 #[derive(Clone, Copy)]
 struct Answer {
     owner: BackendRef,
-    flags: u8,
+    segment: Segment,
     now: u64,
+    established: bool,
 }
 
 impl<A: Address> Operation<Flow<A>> for Answer {
@@ -125,7 +130,16 @@ impl<A: Address> Operation<Flow<A>> for Answer {
         if flow.backend != self.owner {
             return Reply::default();
         }
-        flow.state = tcp::next(flow.state, self.flags, Side::Server);
+        let state = tcp::next(flow.state, self.segment.flags, Side::Server, true);
+        if self.established {
+            flow.state = state;
+        } else {
+            if self.segment.flags & (ACK | RST) == ACK {
+                flow.expected = self.segment.next;
+            }
+            // What the container says after a reset establishes nothing that was not before.
+            flow.state = if established(state) { FLOW_REPLIED } else { state };
+        }
         touch(&mut flow.last_seen, self.now);
         Reply {
             tuple: Tuple {
@@ -195,7 +209,8 @@ fn follow<A: Address>(
                         flow.state = FLOW_ESTABLISHED;
                         tables.established().insert(&flow_key, &flow);
                     } else {
-                        flow.state = FLOW_REPLIED;
+                        // As if nothing had been answered: what was is forgotten, the container's
+                        // next packet tells what the client must acknowledge.
                         tables.half_open().insert(&flow_key, &flow);
                     }
                     Step::Keep
@@ -247,16 +262,23 @@ impl<A: Address> Operation<Flow<A>> for Advance<'_, A> {
                 return Step::Gone;
             }
         } else {
-            flow.state = tcp::next(flow.state, self.segment.flags, Side::Client);
+            let proven = self.established || self.segment.acknowledgement == flow.expected;
+            flow.state = tcp::next(flow.state, self.segment.flags, Side::Client, proven);
         }
         touch(&mut flow.last_seen, self.present.now);
         if flow.ifindex != self.ifindex {
             flow.ifindex = self.ifindex;
         }
-        let answered =
-            self.segment.flags & ACK != 0 && flow.state >= FLOW_ESTABLISHED && flow.state != FLOW_RESET;
-        if answered && !self.established { Step::Promote } else { Step::Keep }
+        let due = !self.established && self.segment.flags & ACK != 0 && established(flow.state);
+        if due { Step::Promote } else { Step::Keep }
     }
+}
+
+/// Whether a flow in this state was established once. One that was reset may have been, too: its
+/// table tells.
+#[inline(always)]
+fn established(state: u8) -> bool {
+    state >= FLOW_ESTABLISHED && state != FLOW_RESET
 }
 
 /// Begins a flow.
@@ -560,6 +582,8 @@ fn flow<A: Address>(
         state: FLOW_OPENING,
         flags,
         mtu: 0,
+        expected: 0,
+        pad: 0,
     }
 }
 

@@ -17,17 +17,18 @@ pub enum Side {
     Server,
 }
 
-/// The state after a packet with `flags` from `side`.
+/// The state after a packet with `flags` from `side`. `proven` says whether the packet is surely
+/// from whom it claims: what is not establishes nothing.
 #[inline(always)]
 #[must_use]
-pub fn next(state: u8, flags: u8, side: Side) -> u8 {
+pub fn next(state: u8, flags: u8, side: Side, proven: bool) -> u8 {
     if flags & RST != 0 {
         return if state == FLOW_CLOSED { FLOW_CLOSED } else { FLOW_RESET };
     }
     let fin = flags & FIN != 0;
     match (state, side) {
         (FLOW_OPENING, Side::Server) if flags & ACK != 0 => FLOW_REPLIED,
-        (FLOW_REPLIED, Side::Client) if flags & (SYN | ACK) == ACK => {
+        (FLOW_REPLIED, Side::Client) if proven && flags & (SYN | ACK) == ACK => {
             if fin {
                 FLOW_CLIENT_FIN
             } else {
@@ -74,17 +75,20 @@ mod tests {
     fn lives() {
         use Side::{Client, Server};
         let run = |steps: &[(Side, u8)]| {
-            steps.iter().fold(FLOW_OPENING, |state, (side, flags)| next(state, *flags, *side))
+            steps.iter().fold(FLOW_OPENING, |state, (side, flags)| next(state, *flags, *side, true))
         };
         let open = [(Server, SYN | ACK), (Client, ACK)];
         assert_eq!(run(&open[..1]), FLOW_REPLIED);
         assert_eq!(run(&open), FLOW_ESTABLISHED);
+        assert_eq!(next(FLOW_REPLIED, ACK, Client, false), FLOW_REPLIED, "a blind guess");
+        assert_eq!(next(FLOW_REPLIED, ACK | FIN, Client, false), FLOW_REPLIED);
+        assert_eq!(next(FLOW_ESTABLISHED, ACK | FIN, Client, true), FLOW_CLIENT_FIN);
         assert_eq!(run(&[(Client, ACK)]), FLOW_OPENING, "no answer seen, nothing established");
         assert_eq!(run(&[(Client, ACK | FIN)]), FLOW_OPENING);
         assert_eq!(run(&[(Server, RST | ACK)]), FLOW_RESET, "refused");
         assert_eq!(run(&[open[0], (Client, SYN)]), FLOW_REPLIED, "the answer was lost");
         let then = |more: &[(Side, u8)]| {
-            more.iter().fold(FLOW_ESTABLISHED, |state, (side, flags)| next(state, *flags, *side))
+            more.iter().fold(FLOW_ESTABLISHED, |state, (side, flags)| next(state, *flags, *side, true))
         };
         assert_eq!(then(&[(Client, FIN | ACK)]), FLOW_CLIENT_FIN);
         assert_eq!(then(&[(Client, FIN | ACK), (Client, FIN | ACK)]), FLOW_CLIENT_FIN);

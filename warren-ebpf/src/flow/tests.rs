@@ -5,6 +5,7 @@ extern crate std;
 mod masquerading;
 mod publishing;
 mod random;
+mod spoofing;
 mod verdicts;
 
 use std::vec::Vec;
@@ -84,13 +85,28 @@ fn reversed(t: Tuple<V4>) -> Tuple<V4> {
     tuple(t.destination, t.destination_port, t.source, t.source_port)
 }
 
+/// Sequence number of every SYN.
+const FIRST: u32 = u32::MAX;
+
+/// What acknowledges a SYN; and the sequence number of what comes after it.
+const SECOND: u32 = FIRST.wrapping_add(1);
+
 fn make(t: Tuple<V4>, protocol: u8, flags: u8) -> Vec<u8> {
+    acknowledging(t, protocol, flags, SECOND)
+}
+
+fn acknowledging(t: Tuple<V4>, protocol: u8, flags: u8, acknowledgement: u32) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(t.source, t.destination, 64);
     let mut out = Vec::new();
-    let payload = b"payload";
+    let payload: &[u8] = if protocol == TCP && flags & SYN != 0 { b"" } else { b"payload" };
     match protocol {
         TCP => {
-            let mut tcp = builder.tcp(t.source_port, t.destination_port, 1, 4096);
+            let mut tcp = builder.tcp(
+                t.source_port,
+                t.destination_port,
+                if flags & SYN != 0 { FIRST } else { SECOND },
+                4096,
+            );
             for (flag, set) in [
                 (FIN, etherparse::PacketBuilderStep::fin as fn(_) -> _),
                 (SYN, etherparse::PacketBuilderStep::syn),
@@ -101,7 +117,7 @@ fn make(t: Tuple<V4>, protocol: u8, flags: u8) -> Vec<u8> {
                 }
             }
             if flags & ACK != 0 {
-                tcp = tcp.ack(1);
+                tcp = tcp.ack(acknowledgement);
             }
             tcp.write(&mut out, payload)
         }
@@ -145,7 +161,15 @@ fn read(bytes: &[u8]) -> Tuple<V4> {
 
 /// A packet that reaches the node from outside, and what becomes of it.
 fn enter(node: &Model, t: Tuple<V4>, protocol: u8, flags: u8) -> (Verdict, Tuple<V4>) {
-    let mut bytes = make(t, protocol, flags);
+    arrive(node, t, make(t, protocol, flags))
+}
+
+/// A TCP packet from outside with an acknowledgement number, right or wrong.
+fn guess(node: &Model, t: Tuple<V4>, flags: u8, acknowledgement: u32) -> (Verdict, Tuple<V4>) {
+    arrive(node, t, acknowledging(t, TCP, flags, acknowledgement))
+}
+
+fn arrive(node: &Model, t: Tuple<V4>, mut bytes: Vec<u8>) -> (Verdict, Tuple<V4>) {
     let verdict = node.node_in(&mut bytes, UPLINK);
     let shown = read(&bytes);
     match verdict.action {

@@ -38,7 +38,7 @@ pub struct Ip<A> {
 }
 
 /// What identifies a conversation within a pair of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Segment {
     /// Source port; the identifier of an echo request; 0 for an echo reply.
     pub source_port: u16,
@@ -46,6 +46,10 @@ pub struct Segment {
     pub destination_port: u16,
     /// TCP flags; 0 for others.
     pub flags: u8,
+    /// TCP: the sequence number after the segment; 0 for others.
+    pub next: u32,
+    /// TCP: the acknowledgement number; 0 for others.
+    pub acknowledgement: u32,
 }
 
 impl Segment {
@@ -100,14 +104,26 @@ pub fn transport<P: Packet, A>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
             if header < 20 || header > ip.length {
                 return None;
             }
-            Some(Segment { source_port: be(h[0], h[1]), destination_port: be(h[2], h[3]), flags: h[13] })
+            let flags = h[13];
+            let room = ip.length - header + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+            Some(Segment {
+                source_port: be(h[0], h[1]),
+                destination_port: be(h[2], h[3]),
+                flags,
+                next: u32::from_be_bytes([h[4], h[5], h[6], h[7]]).wrapping_add(room),
+                acknowledgement: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
+            })
         }
         UDP => {
             let h: [u8; 8] = packet.load(ip.payload)?;
             if ip.length < 8 || be(h[4], h[5]) < 8 {
                 return None;
             }
-            Some(Segment { source_port: be(h[0], h[1]), destination_port: be(h[2], h[3]), flags: 0 })
+            Some(Segment {
+                source_port: be(h[0], h[1]),
+                destination_port: be(h[2], h[3]),
+                ..Segment::default()
+            })
         }
         ICMP => {
             let h: [u8; 8] = packet.load(ip.payload)?;
@@ -115,8 +131,8 @@ pub fn transport<P: Packet, A>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
                 return None;
             }
             match h[0] {
-                ECHO_REQUEST => Some(Segment { source_port: be(h[4], h[5]), destination_port: 0, flags: 0 }),
-                ECHO_REPLY => Some(Segment { source_port: 0, destination_port: be(h[4], h[5]), flags: 0 }),
+                ECHO_REQUEST => Some(Segment { source_port: be(h[4], h[5]), ..Segment::default() }),
+                ECHO_REPLY => Some(Segment { destination_port: be(h[4], h[5]), ..Segment::default() }),
                 _ => None,
             }
         }

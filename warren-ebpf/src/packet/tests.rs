@@ -158,6 +158,10 @@ proptest! {
                 prop_assert_eq!(segment.destination_port, tcp.destination_port());
                 prop_assert_eq!(segment.flags & SYN != 0, tcp.syn());
                 prop_assert_eq!(segment.flags & ACK != 0, tcp.ack());
+                let payload = ip.length - tcp.slice().len() as u32;
+                let counted = payload + u32::from(tcp.syn()) + u32::from(tcp.fin());
+                prop_assert_eq!(segment.next, tcp.sequence_number().wrapping_add(counted));
+                prop_assert_eq!(segment.acknowledgement, tcp.acknowledgment_number());
             }
         }
     }

@@ -61,6 +61,35 @@ fn fragments_and_broken_packets() {
 }
 
 #[test]
+fn nobody_outside_reaches_a_container_by_its_own_address() {
+    let mut node = node(2);
+    publish(&mut node, [0; 4], 8080, &[1]);
+    let dropped = Verdict::drop(Reason::Unpublished);
+    for port in [22, 80, 8080, 61_000] {
+        let t = tuple([9; 4], 5, container(1).0, port);
+        for flags in 0..32 {
+            assert_eq!(enter(&node, t, TCP, flags).0, dropped, "{port}, flags {flags:#x}");
+        }
+        assert_eq!(enter(&node, t, UDP, 0).0, dropped);
+    }
+    for (id, sequence) in [(7, 0), (0, 7)] {
+        let ping = tuple([9; 4], id, container(2).0, sequence);
+        assert_eq!(enter(&node, ping, ICMP, 0).0, dropped);
+    }
+    // Fragments, and protocols without ports.
+    let changes: [(usize, u8); 4] = [(20, 0x20), (21, 3), (23, 132), (23, 47)];
+    for (at, byte) in changes {
+        let mut bytes = make(tuple([9; 4], 5, container(1).0, 80), TCP, SYN);
+        bytes[at] = byte;
+        assert_eq!(node.node_in(&mut bytes, UPLINK), dropped);
+    }
+    assert!(node.flow_new.is_empty() && node.fwd_new.is_empty());
+    // An address of the pool that is nobody's is the kernel's business.
+    assert_eq!(enter(&node, tuple([9; 4], 5, [10, 64, 77, 1], 80), TCP, SYN).0, Verdict::PASS);
+    assert_eq!(enter(&node, tuple([9; 4], 5, NODE, 22), TCP, SYN).0, Verdict::PASS);
+}
+
+#[test]
 fn without_configuration_everything_passes() {
     let mut node = node(1);
     publish(&mut node, [0; 4], 8080, &[1]);
