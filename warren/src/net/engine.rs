@@ -27,6 +27,7 @@ use super::{
         shape::Shape,
         sys::{RawMap, bytes_of, netns_cookie},
     },
+    home,
     netlink::{Monitor, Netlink, host::Host},
     report,
     reserved::Reserved,
@@ -189,11 +190,14 @@ impl Engine {
         shapes: Vec<Shape>,
         hook: Hook,
     ) -> Result<Arc<Self>, NetError> {
+        home::leave_old(&config)?;
         // The verifier takes its time; whoever starts beside us must not wait for it.
         let pin_root = config.pin_root.clone();
         let loaded = tokio::task::spawn_blocking(move || Loaded::start(&pin_root, shapes, hook))
             .await
             .map_err(|_| NetError::Stopped)??;
+        // Under the lock of the pins.
+        home::settle(&config)?;
         for (path, held) in bpffs::others(&config.pin_root) {
             if held {
                 tracing::info!("another node of this machine has its pins in {}", path.display());
