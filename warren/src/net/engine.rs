@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) attached: BTreeMap<TaskId, Attached>,
     pub(super) host: Host,
     retired: Vec<(Range<u32>, Instant)>,
+    /// Whose links are being made: not yet as they should be, and nothing to mend.
+    pub(super) making: BTreeSet<TaskId>,
     /// Devices that run our programs: number and name.
     pub(super) devices: BTreeSet<(u32, String)>,
     /// Devices that could not get one, told already.
@@ -225,6 +227,7 @@ impl Engine {
             attached,
             host,
             retired: Vec::new(),
+            making: BTreeSet::new(),
             devices: BTreeSet::new(),
             refused: BTreeSet::new(),
             mended: BTreeMap::new(),
@@ -320,6 +323,7 @@ impl Engine {
             return Ok(());
         }
         let alias = Alias { node: self.settings.node, task, attachment: *attachment };
+        let _making = (!mend).then(|| Making::begin(self, task));
         let index = link::make(&self.netlink, &self.netns_dir, &alias, mtu).await?;
         {
             let mut state = self.state();
@@ -414,7 +418,26 @@ impl Engine {
     }
 }
 
-/// Links whose state, MTU or route is not what it should be, of containers that have a namespace.
+/// A link being made; ends with the call that makes it, also when that is given up.
+struct Making<'a> {
+    engine: &'a Engine,
+    task: TaskId,
+}
+
+impl<'a> Making<'a> {
+    fn begin(engine: &'a Engine, task: TaskId) -> Self {
+        engine.state().making.insert(task);
+        Self { engine, task }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.engine.state().making.remove(&self.task);
+    }
+}
+
+/// Links whose state, MTU or route is not what it should be and that nobody is making just now.
 pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
     let whole = |a: &Attached| {
         let device = state.host.devices.iter().find(|d| d.index == a.ifindex);
@@ -424,7 +447,8 @@ pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
                     && r.destination.addr() == std::net::IpAddr::V4(a.attachment.address)
             })
     };
-    state.attached.iter().filter(|(_, a)| !whole(a)).map(|(t, _)| *t).collect()
+    let made = |task: &TaskId| !state.making.contains(task);
+    state.attached.iter().filter(|(t, a)| made(t) && !whole(a)).map(|(t, _)| *t).collect()
 }
 
 /// The containers that are there already, as their links say; whether each is open, as its row

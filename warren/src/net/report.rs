@@ -1,7 +1,7 @@
 //! What people are shown of the datapath, and the removal of one container's flows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
@@ -311,13 +311,18 @@ pub(super) fn purge(maps: &[(&'static str, Arc<RawMap>)], a: &Attachment) -> io:
 }
 
 pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
+    // What is made while we look at the host is not in what we see.
+    let made: BTreeSet<TaskId> = {
+        let state = engine.state();
+        state.attached.keys().filter(|t| !state.making.contains(t)).copied().collect()
+    };
     let host = engine.netlink.host().await?;
     let mtu = host.smallest_mtu(&engine.settings.interfaces);
     let (Plan { desired, .. }, found) = engine.read_again()?;
     let mut check = Check { problems: differences(&desired, &found), ..Check::default() };
     let mut state = engine.state();
     state.host = host;
-    for task in unfinished(&state, mtu) {
+    for task in unfinished(&state, mtu).into_iter().filter(|t| made.contains(t)) {
         check.problems.push(format!(
             "the link of task {task} ({}) is down, has another MTU than {mtu} or no route: it is being mended",
             host_name(task)

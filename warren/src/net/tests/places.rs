@@ -391,6 +391,35 @@ fn a_node_is_started_and_reset_only_where_it_lives() {
 
 #[test]
 #[ignore = "needs root"]
+fn links_in_the_making_are_no_problem() {
+    let world = World::new();
+    world.node(move |config| async move {
+        let agent = Agent::start(&config, Some(web(&config, 1, 3, &["8080:80"]))).await;
+        for n in [1, 2, 3] {
+            let place = attachment(n);
+            let attach = agent.handle.attach(task(n), &place);
+            tokio::pin!(attach);
+            let mut checks = 0;
+            while tokio::time::timeout(Duration::from_millis(1), &mut attach).await.is_err() {
+                assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+                checks += 1;
+            }
+            assert!(checks > 0);
+            assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        }
+        // One that was given up half-way is somebody's problem again.
+        agent.handle.detach(task(1)).await.unwrap();
+        let place = attachment(1);
+        let given_up = agent.handle.attach(task(1), &place);
+        let _ = tokio::time::timeout(Duration::from_millis(1), given_up).await;
+        agent.handle.attach(task(1), &attachment(1)).await.unwrap();
+        assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn reset_removes_what_a_killed_agent_left() {
     let world = World::new();
     let n = world.ns("n");
