@@ -25,7 +25,7 @@ use super::{
         links::Hook,
         loader::Loaded,
         shape::Shape,
-        sys::{RawMap, bytes_of, netns_cookie},
+        sys::{bytes_of, netns_cookie},
     },
     home,
     netlink::{Monitor, Netlink, host::Host},
@@ -61,6 +61,8 @@ pub(super) struct Engine {
 pub(super) struct State {
     pub(super) loaded: Loaded,
     pub(super) current: Contents,
+    /// How often we have written.
+    writes: u64,
     pub(super) attached: BTreeMap<TaskId, Attached>,
     pub(super) host: Host,
     retired: Vec<(Range<u32>, Instant)>,
@@ -92,7 +94,8 @@ impl State {
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetError> {
-        let done = apply(&mut self.loaded, &mut self.current, changes);
+        self.writes += u64::from(!changes.is_empty());
+        let done = apply(&mut self.loaded.maps().clone(), &mut self.current, changes);
         done.map_err(|e| NetError::system("write the datapath's maps", e))
     }
 
@@ -216,7 +219,8 @@ impl Engine {
         let netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
         let host = netlink.host().await?;
-        let current = contents::read(&loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
+        let current =
+            contents::read(loaded.maps()).map_err(|e| NetError::system("read the datapath's maps", e))?;
         let settings =
             Settings { node: config.node, cookie, interfaces: config.interfaces, pool: config.pool };
         let attached = find_attached(&settings, &host, &current);
@@ -224,6 +228,7 @@ impl Engine {
         let state = State {
             loaded,
             current,
+            writes: 0,
             attached,
             host,
             retired: Vec::new(),
@@ -260,19 +265,20 @@ impl Engine {
     /// Looks at everything and makes it so. With `audit`, what the maps hold is read again and not
     /// remembered.
     pub(super) async fn pass(&self, audit: bool) -> Result<(), NetError> {
+        let found = if audit { Some(self.read().await?) } else { None };
         let host = self.netlink.host().await?;
         let assignment = self.heard();
         let mtu = host.smallest_mtu(&self.settings.interfaces);
         let unfinished = {
             let mut state = self.state();
             state.host = host;
-            if audit {
-                let found = contents::read(&state.loaded)
-                    .map_err(|e| NetError::system("read the datapath's maps", e))?;
-                if found != state.current {
-                    tracing::warn!("something else has written into the datapath's maps: mending it");
-                    state.current = found;
-                }
+            // What we have written meanwhile is not in it; the next audit sees it.
+            if let Some((writes, found)) = found
+                && writes == state.writes
+                && found != state.current
+            {
+                tracing::warn!("something else has written into the datapath's maps: mending it");
+                state.current = found;
             }
             if let Some(a) = &assignment {
                 state.reserved.set(a);
@@ -382,9 +388,7 @@ impl Engine {
             if let Some(a) = &gone {
                 state.loaded.links().remove_device(a.ifindex, &host_name(task))?;
             }
-            let maps: Vec<(&'static str, Arc<RawMap>)> =
-                state.loaded.maps().map(|(n, m)| (n, Arc::clone(m))).collect();
-            (gone, maps)
+            (gone, state.loaded.maps().clone())
         };
         link::remove(&self.netlink, &self.netns_dir, task).await?;
         self.state().loaded.links().sweep()?;
@@ -400,12 +404,29 @@ impl Engine {
         Ok(())
     }
 
-    /// What should be in the maps and what really is.
-    pub(super) fn read_again(&self) -> Result<(Plan, Contents), NetError> {
-        let state = self.state();
-        let found =
-            contents::read(&state.loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
-        Ok((state.plan(&self.settings, self.heard().as_deref()), found))
+    /// What the maps hold, read where it holds nobody up, and how often we had written before. Only
+    /// when we have not written since is it what they hold at one moment.
+    async fn read(&self) -> Result<(u64, Contents), NetError> {
+        let (writes, maps) = {
+            let state = self.state();
+            (state.writes, state.loaded.maps().clone())
+        };
+        let found = tokio::task::spawn_blocking(move || contents::read(&maps))
+            .await
+            .map_err(|_| NetError::Stopped)?;
+        Ok((writes, found.map_err(|e| NetError::system("read the datapath's maps", e))?))
+    }
+
+    /// What should be in the maps and what really is; `None` when we were writing all the time.
+    pub(super) async fn read_again(&self) -> Result<Option<(Plan, Contents)>, NetError> {
+        for _ in 0..10 {
+            let (writes, found) = self.read().await?;
+            let state = self.state();
+            if state.writes == writes {
+                return Ok(Some((state.plan(&self.settings, self.heard().as_deref()), found)));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn list(&self) -> Result<Vec<TaskId>, NetError> {

@@ -5,6 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
+    time::Duration,
 };
 
 use warren_ebpf::abi::{
@@ -18,7 +19,7 @@ use super::{
     NetError,
     attach::host_name,
     datapath::{
-        contents::{Contents, Maps, WRITTEN},
+        contents::{Contents, Opened, WRITTEN},
         desired::{Plan, reference},
         sys::{RawMap, from_bytes},
     },
@@ -272,7 +273,7 @@ fn outgoing(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
 }
 
 /// Removes everything the programs remember of a container.
-pub(super) fn purge(maps: &[(&'static str, Arc<RawMap>)], a: &Attachment) -> io::Result<()> {
+pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
     let own = reference(a);
     let address = a.address.octets();
     for (name, m) in maps {
@@ -310,6 +311,9 @@ pub(super) fn purge(maps: &[(&'static str, Arc<RawMap>)], a: &Attachment) -> io:
     Ok(())
 }
 
+/// How long [`check`] waits before it looks again at rows that are not as they should be.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
     // What is made while we look at the host is not in what we see.
     let made: BTreeSet<TaskId> = {
@@ -318,8 +322,21 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
     };
     let host = engine.netlink.host().await?;
     let mtu = host.smallest_mtu(&engine.settings.interfaces);
-    let (Plan { desired, .. }, found) = engine.read_again()?;
-    let mut check = Check { problems: differences(&desired, &found), ..Check::default() };
+    let mut check = Check::default();
+    // What has just been assigned is on its way into the maps: only what stays is a problem.
+    for look in 0..3 {
+        if look > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let Some((Plan { desired, .. }, found)) = engine.read_again().await? else { continue };
+        check.problems = differences(&desired, &found);
+        if check.problems.is_empty() {
+            break;
+        }
+    }
+    let maps = engine.state().loaded.maps().clone();
+    check.maps = tokio::task::spawn_blocking(move || uses(&maps)).await.map_err(|_| NetError::Stopped)?;
+    check.map_bytes = check.maps.iter().map(|m| m.bytes).sum();
     let mut state = engine.state();
     state.host = host;
     for task in unfinished(&state, mtu).into_iter().filter(|t| made.contains(t)) {
@@ -356,18 +373,25 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
             attached: attached.collect(),
         });
     }
-    for (name, m) in state.loaded.maps() {
-        let bytes = m.memory();
-        check.map_bytes += bytes;
-        let entries = if name == map::EVENTS { 0 } else { state.loaded.dump(name).map_or(0, |r| r.len()) };
-        check.maps.push(MapUse {
-            name: name.to_owned(),
-            entries: u32::try_from(entries).unwrap_or(u32::MAX),
-            capacity: m.info().max_entries,
-            bytes,
-        });
-    }
     Ok(check)
+}
+
+/// How much of each map is in use.
+fn uses(maps: &Opened) -> Vec<MapUse> {
+    let of = |(name, m): (&&str, &Arc<RawMap>)| {
+        let mut entries = 0;
+        if *name != map::EVENTS {
+            let counted = m.for_each_used(|_, _| {
+                entries += 1;
+                true
+            });
+            if counted.is_err() {
+                entries = 0;
+            }
+        }
+        MapUse { name: (*name).to_owned(), entries, capacity: m.info().max_entries, bytes: m.memory() }
+    };
+    maps.iter().map(of).collect()
 }
 
 /// One sentence for each map that does not hold what it should.

@@ -287,9 +287,43 @@ impl RawMap {
     /// table costs tens of milliseconds and not seconds; elements that come or go meanwhile may be
     /// missed.
     pub fn for_each(&self, mut f: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        if self.info.kind == BPF_MAP_TYPE_LPM_TRIE || PERCPU_KINDS.contains(&self.info.kind) {
+        if self.is_single() {
             return self.for_each_single(f);
         }
+        let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
+        self.batches(|keys, values| keys.chunks_exact(ks).zip(values.chunks_exact(vs)).all(|(k, v)| f(k, v)))
+    }
+
+    /// Shows every element to `f`, of an array only those that are not all zero, until it says
+    /// `false`. A large array that is mostly empty costs little more than the system calls.
+    pub fn for_each_used(&self, mut f: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
+        const BLOCK: usize = 64;
+        if !self.is_array() {
+            return self.for_each(f);
+        }
+        if self.is_single() {
+            return self.for_each_single(|k, v| v.iter().all(|b| *b == 0) || f(k, v));
+        }
+        let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
+        let zeros = vec![0u8; BLOCK * vs];
+        self.batches(|keys, values| {
+            keys.chunks(BLOCK * ks).zip(values.chunks(BLOCK * vs)).all(|(keys, values)| {
+                values == &zeros[..values.len()]
+                    || keys
+                        .chunks_exact(ks)
+                        .zip(values.chunks_exact(vs))
+                        .all(|(k, v)| v == &zeros[..vs] || f(k, v))
+            })
+        })
+    }
+
+    /// Whether its elements can only be read one by one.
+    fn is_single(&self) -> bool {
+        self.info.kind == BPF_MAP_TYPE_LPM_TRIE || PERCPU_KINDS.contains(&self.info.kind)
+    }
+
+    /// Shows keys and values to `f`, many at a time, until it says `false`.
+    fn batches(&self, mut f: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
         // A hash's batch ends at a bucket's end: too small a batch for a bucket answers ENOSPC.
         let mut chunk = (self.info.max_entries as usize).clamp(64, 4096);
@@ -320,13 +354,8 @@ impl RawMap {
                 Err(e) => return Err(e),
             };
             first = false;
-            let n = attr.get_u32(32) as usize;
-            for i in 0..n.min(chunk) {
-                if !f(&keys[i * ks..(i + 1) * ks], &values[i * vs..(i + 1) * vs]) {
-                    return Ok(());
-                }
-            }
-            if end {
+            let n = (attr.get_u32(32) as usize).min(chunk);
+            if !f(&keys[..n * ks], &values[..n * vs]) || end {
                 return Ok(());
             }
         }
