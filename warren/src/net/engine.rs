@@ -207,9 +207,8 @@ impl Engine {
             if held {
                 tracing::info!("another node of this machine has its pins in {}", path.display());
             } else {
-                tracing::warn!(
-                    "{} holds pins of a node without an agent: start it, or if it is gone for good, remove them with `rm -r {}`",
-                    path.display(),
+                tracing::info!(
+                    "{} holds the pins of another node, which is stopped and whose containers may go on: if it is gone for good, run `warren node reset --data-dir DIR` with that node's data directory, in its network namespace",
                     path.display(),
                 );
             }
