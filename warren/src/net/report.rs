@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::{
     },
     engine::{Engine, unfinished},
 };
-use crate::model::{Attachment, PortSpec, TaskId};
+use crate::model::{Assignment, Attachment, PortSpec, TaskId};
 
 /// A published port as the datapath has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
     for service in &assignment.services {
         for port in &service.ports {
             let address = match port.host_ip {
-                Some(std::net::IpAddr::V4(a)) => a.octets(),
+                Some(IpAddr::V4(a)) => a.octets(),
                 _ => [0; 4],
             };
             let key = ServiceKey { address, port: port.published, protocol: port.protocol.number(), pad: 0 };
@@ -352,6 +352,10 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
             check.problems.push(format!("no program is attached to device {}: see the agent's log", d.name));
         }
     }
+    if let Some(assignment) = engine.heard() {
+        let own: BTreeSet<Ipv4Addr> = state.host.local4().map(|(a, _)| a).collect();
+        check.problems.extend(foreign_addresses(&assignment, &own));
+    }
     for (pin, program) in &running {
         if !programs.iter().any(|(_, p)| p.id == *program) {
             check.problems.push(format!("link {pin} runs a program of another agent: restart the agent"));
@@ -374,6 +378,24 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
         });
     }
     Ok(check)
+}
+
+/// One sentence for each port that is published on an address that the node does not have: nobody
+/// reaches it.
+fn foreign_addresses(assignment: &Assignment, own: &BTreeSet<Ipv4Addr>) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for service in &assignment.services {
+        for port in &service.ports {
+            let Some(IpAddr::V4(a)) = port.host_ip else { continue };
+            if !a.is_loopback() && !a.is_unspecified() && !own.contains(&a) {
+                sentences.push(format!(
+                    "port {port} of service {} is published on {a}, which is no address of this node: `ip address` shows those it has",
+                    service.name
+                ));
+            }
+        }
+    }
+    sentences
 }
 
 /// How much of each map is in use.

@@ -420,6 +420,20 @@ fn links_in_the_making_are_no_problem() {
 
 #[test]
 #[ignore = "needs root"]
+fn ports_on_addresses_that_the_node_lacks_are_told() {
+    let world = World::new();
+    world.node(move |config| async move {
+        let ports = ["198.18.0.1:8080:80", "127.0.0.1:8081:80", "8082:80", "198.18.0.77:8083:80"];
+        let agent = Agent::start(&config, Some(web(&config, 1, 1, &ports))).await;
+        let problems = agent.handle.check().await.unwrap().problems;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("198.18.0.77") && problems[0].contains("service web"), "{problems:?}");
+        agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn reset_removes_what_a_killed_agent_left() {
     let world = World::new();
     let n = world.ns("n");
