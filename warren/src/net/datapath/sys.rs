@@ -17,7 +17,6 @@ const MAP_UPDATE: u32 = 2;
 const MAP_DELETE: u32 = 3;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
-const PROG_FD_BY_ID: u32 = 13;
 const INFO_BY_FD: u32 = 15;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const LINK_CREATE: u32 = 28;
@@ -162,12 +161,6 @@ pub fn probe() -> io::Result<()> {
     const ARRAY: u32 = 2;
     // SAFETY: no address in the attribute.
     unsafe { Attr::new().u32(0, ARRAY).u32(4, 4).u32(8, 4).u32(12, 1).call_fd(MAP_CREATE) }.map(drop)
-}
-
-/// Opens a program by its number.
-pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
-    // SAFETY: no address in the attribute.
-    unsafe { Attr::new().u32(0, id).call_fd(PROG_FD_BY_ID) }
 }
 
 /// A map, as bytes.
