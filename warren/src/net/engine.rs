@@ -25,8 +25,9 @@ use super::{
         links::Hook,
         loader::Loaded,
         shape::Shape,
-        sys::{RawMap, bytes_of, netns_cookie},
+        sys::{bytes_of, netns_cookie},
     },
+    home,
     netlink::{Monitor, Netlink, host::Host},
     report,
     reserved::Reserved,
@@ -60,9 +61,13 @@ pub(super) struct Engine {
 pub(super) struct State {
     pub(super) loaded: Loaded,
     pub(super) current: Contents,
+    /// How often we have written.
+    writes: u64,
     pub(super) attached: BTreeMap<TaskId, Attached>,
     pub(super) host: Host,
     retired: Vec<(Range<u32>, Instant)>,
+    /// Whose links are being made: not yet as they should be, and nothing to mend.
+    pub(super) making: BTreeSet<TaskId>,
     /// Devices that run our programs: number and name.
     pub(super) devices: BTreeSet<(u32, String)>,
     /// Devices that could not get one, told already.
@@ -89,7 +94,8 @@ impl State {
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetError> {
-        let done = apply(&mut self.loaded, &mut self.current, changes);
+        self.writes += u64::from(!changes.is_empty());
+        let done = apply(&mut self.loaded.maps().clone(), &mut self.current, changes);
         done.map_err(|e| NetError::system("write the datapath's maps", e))
     }
 
@@ -189,18 +195,20 @@ impl Engine {
         shapes: Vec<Shape>,
         hook: Hook,
     ) -> Result<Arc<Self>, NetError> {
+        home::leave_old(&config)?;
         // The verifier takes its time; whoever starts beside us must not wait for it.
         let pin_root = config.pin_root.clone();
         let loaded = tokio::task::spawn_blocking(move || Loaded::start(&pin_root, shapes, hook))
             .await
             .map_err(|_| NetError::Stopped)??;
+        // Under the lock of the pins.
+        home::settle(&config)?;
         for (path, held) in bpffs::others(&config.pin_root) {
             if held {
                 tracing::info!("another node of this machine has its pins in {}", path.display());
             } else {
-                tracing::warn!(
-                    "{} holds pins of a node without an agent: start it, or if it is gone for good, remove them with `rm -r {}`",
-                    path.display(),
+                tracing::info!(
+                    "{} holds the pins of another node, which is stopped and whose containers may go on: if it is gone for good, run `warren node reset --data-dir DIR` with that node's data directory, in its network namespace",
                     path.display(),
                 );
             }
@@ -210,7 +218,8 @@ impl Engine {
         let netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
         let host = netlink.host().await?;
-        let current = contents::read(&loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
+        let current =
+            contents::read(loaded.maps()).map_err(|e| NetError::system("read the datapath's maps", e))?;
         let settings =
             Settings { node: config.node, cookie, interfaces: config.interfaces, pool: config.pool };
         let attached = find_attached(&settings, &host, &current);
@@ -218,9 +227,11 @@ impl Engine {
         let state = State {
             loaded,
             current,
+            writes: 0,
             attached,
             host,
             retired: Vec::new(),
+            making: BTreeSet::new(),
             devices: BTreeSet::new(),
             refused: BTreeSet::new(),
             mended: BTreeMap::new(),
@@ -253,19 +264,20 @@ impl Engine {
     /// Looks at everything and makes it so. With `audit`, what the maps hold is read again and not
     /// remembered.
     pub(super) async fn pass(&self, audit: bool) -> Result<(), NetError> {
+        let found = if audit { Some(self.read().await?) } else { None };
         let host = self.netlink.host().await?;
         let assignment = self.heard();
         let mtu = host.smallest_mtu(&self.settings.interfaces);
         let unfinished = {
             let mut state = self.state();
             state.host = host;
-            if audit {
-                let found = contents::read(&state.loaded)
-                    .map_err(|e| NetError::system("read the datapath's maps", e))?;
-                if found != state.current {
-                    tracing::warn!("something else has written into the datapath's maps: mending it");
-                    state.current = found;
-                }
+            // What we have written meanwhile is not in it; the next audit sees it.
+            if let Some((writes, found)) = found
+                && writes == state.writes
+                && found != state.current
+            {
+                tracing::warn!("something else has written into the datapath's maps: mending it");
+                state.current = found;
             }
             if let Some(a) = &assignment {
                 state.reserved.set(a);
@@ -316,6 +328,7 @@ impl Engine {
             return Ok(());
         }
         let alias = Alias { node: self.settings.node, task, attachment: *attachment };
+        let _making = (!mend).then(|| Making::begin(self, task));
         let index = link::make(&self.netlink, &self.netns_dir, &alias, mtu).await?;
         {
             let mut state = self.state();
@@ -374,9 +387,7 @@ impl Engine {
             if let Some(a) = &gone {
                 state.loaded.links().remove_device(a.ifindex, &host_name(task))?;
             }
-            let maps: Vec<(&'static str, Arc<RawMap>)> =
-                state.loaded.maps().map(|(n, m)| (n, Arc::clone(m))).collect();
-            (gone, maps)
+            (gone, state.loaded.maps().clone())
         };
         link::remove(&self.netlink, &self.netns_dir, task).await?;
         self.state().loaded.links().sweep()?;
@@ -392,12 +403,29 @@ impl Engine {
         Ok(())
     }
 
-    /// What should be in the maps and what really is.
-    pub(super) fn read_again(&self) -> Result<(Plan, Contents), NetError> {
-        let state = self.state();
-        let found =
-            contents::read(&state.loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
-        Ok((state.plan(&self.settings, self.heard().as_deref()), found))
+    /// What the maps hold, read where it holds nobody up, and how often we had written before. Only
+    /// when we have not written since is it what they hold at one moment.
+    async fn read(&self) -> Result<(u64, Contents), NetError> {
+        let (writes, maps) = {
+            let state = self.state();
+            (state.writes, state.loaded.maps().clone())
+        };
+        let found = tokio::task::spawn_blocking(move || contents::read(&maps))
+            .await
+            .map_err(|_| NetError::Stopped)?;
+        Ok((writes, found.map_err(|e| NetError::system("read the datapath's maps", e))?))
+    }
+
+    /// What should be in the maps and what really is; `None` when we were writing all the time.
+    pub(super) async fn read_again(&self) -> Result<Option<(Plan, Contents)>, NetError> {
+        for _ in 0..10 {
+            let (writes, found) = self.read().await?;
+            let state = self.state();
+            if state.writes == writes {
+                return Ok(Some((state.plan(&self.settings, self.heard().as_deref()), found)));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn list(&self) -> Result<Vec<TaskId>, NetError> {
@@ -410,7 +438,26 @@ impl Engine {
     }
 }
 
-/// Links whose state, MTU or route is not what it should be, of containers that have a namespace.
+/// A link being made; ends with the call that makes it, also when that is given up.
+struct Making<'a> {
+    engine: &'a Engine,
+    task: TaskId,
+}
+
+impl<'a> Making<'a> {
+    fn begin(engine: &'a Engine, task: TaskId) -> Self {
+        engine.state().making.insert(task);
+        Self { engine, task }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.engine.state().making.remove(&self.task);
+    }
+}
+
+/// Links whose state, MTU or route is not what it should be and that nobody is making just now.
 pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
     let whole = |a: &Attached| {
         let device = state.host.devices.iter().find(|d| d.index == a.ifindex);
@@ -420,7 +467,8 @@ pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
                     && r.destination.addr() == std::net::IpAddr::V4(a.attachment.address)
             })
     };
-    state.attached.iter().filter(|(_, a)| !whole(a)).map(|(t, _)| *t).collect()
+    let made = |task: &TaskId| !state.making.contains(task);
+    state.attached.iter().filter(|(t, a)| made(t) && !whole(a)).map(|(t, _)| *t).collect()
 }
 
 /// The containers that are there already, as their links say; whether each is open, as its row

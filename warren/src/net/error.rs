@@ -79,6 +79,11 @@ pub enum NetError {
         /// The directory of the pins.
         path: PathBuf,
     },
+    /// The node's devices and links are in another network namespace.
+    #[error(
+        "this node lives in another network namespace: run the command there (`ip netns exec` or `nsenter --net`)"
+    )]
+    Elsewhere,
     /// There is no cgroup2 anywhere.
     #[error(
         "no cgroup2 file system is mounted, so the node's own processes could not reach published ports: run `mount -t cgroup2 none /sys/fs/cgroup/unified`"

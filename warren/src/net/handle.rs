@@ -2,8 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio::sync::watch;
-
 use super::{NetError, engine::Engine, report};
 use crate::model::{Attachment, TaskId};
 
@@ -60,15 +58,10 @@ impl Handle {
         report::check(&self.engine).await
     }
 
-    /// The generation of the assignment that the datapath has reached.
-    #[must_use]
-    pub fn generation(&self) -> watch::Receiver<u64> {
-        self.engine.generation.subscribe()
-    }
-
     /// Waits until the datapath has reached this generation.
-    pub async fn wait_generation(&self, generation: u64) -> Result<(), NetError> {
-        let mut reached = self.generation();
+    #[cfg(test)]
+    pub(super) async fn wait_generation(&self, generation: u64) -> Result<(), NetError> {
+        let mut reached = self.engine.generation.subscribe();
         reached.wait_for(|g| *g >= generation).await.map(drop).map_err(|_| NetError::Stopped)
     }
 }

@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod events;
 mod handle;
+mod home;
 pub mod netlink;
 mod owner;
 mod preflight;

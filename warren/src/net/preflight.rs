@@ -12,6 +12,7 @@ use super::{
         loader::has_object,
         sys,
     },
+    home,
     netlink::{Netlink, host::Host},
 };
 
@@ -69,6 +70,9 @@ pub fn preflight(config: &Config) -> Vec<Problem> {
     } else if config.pin_root.is_dir()
         && let Err(e @ NetError::Locked { .. }) = Lock::take(&config.pin_root)
     {
+        problems.push(Problem::new(e.to_string()));
+    }
+    if let Err(e @ NetError::Elsewhere) = home::check(config) {
         problems.push(Problem::new(e.to_string()));
     }
     if let Err(e) = cgroup_root() {

@@ -1,10 +1,11 @@
 //! What people are shown of the datapath, and the removal of one container's flows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::Arc,
+    time::Duration,
 };
 
 use warren_ebpf::abi::{
@@ -18,13 +19,13 @@ use super::{
     NetError,
     attach::host_name,
     datapath::{
-        contents::{Contents, Maps, WRITTEN},
+        contents::{Contents, Opened, WRITTEN},
         desired::{Plan, reference},
         sys::{RawMap, from_bytes},
     },
     engine::{Engine, unfinished},
 };
-use crate::model::{Attachment, PortSpec, TaskId};
+use crate::model::{Assignment, Attachment, PortSpec, TaskId};
 
 /// A published port as the datapath has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +128,7 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
     for service in &assignment.services {
         for port in &service.ports {
             let address = match port.host_ip {
-                Some(std::net::IpAddr::V4(a)) => a.octets(),
+                Some(IpAddr::V4(a)) => a.octets(),
                 _ => [0; 4],
             };
             let key = ServiceKey { address, port: port.published, protocol: port.protocol.number(), pad: 0 };
@@ -272,7 +273,7 @@ fn outgoing(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
 }
 
 /// Removes everything the programs remember of a container.
-pub(super) fn purge(maps: &[(&'static str, Arc<RawMap>)], a: &Attachment) -> io::Result<()> {
+pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
     let own = reference(a);
     let address = a.address.octets();
     for (name, m) in maps {
@@ -310,14 +311,35 @@ pub(super) fn purge(maps: &[(&'static str, Arc<RawMap>)], a: &Attachment) -> io:
     Ok(())
 }
 
+/// How long [`check`] waits before it looks again at rows that are not as they should be.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
+    // What is made while we look at the host is not in what we see.
+    let made: BTreeSet<TaskId> = {
+        let state = engine.state();
+        state.attached.keys().filter(|t| !state.making.contains(t)).copied().collect()
+    };
     let host = engine.netlink.host().await?;
     let mtu = host.smallest_mtu(&engine.settings.interfaces);
-    let (Plan { desired, .. }, found) = engine.read_again()?;
-    let mut check = Check { problems: differences(&desired, &found), ..Check::default() };
+    let mut check = Check::default();
+    // What has just been assigned is on its way into the maps: only what stays is a problem.
+    for look in 0..3 {
+        if look > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let Some((Plan { desired, .. }, found)) = engine.read_again().await? else { continue };
+        check.problems = differences(&desired, &found);
+        if check.problems.is_empty() {
+            break;
+        }
+    }
+    let maps = engine.state().loaded.maps().clone();
+    check.maps = tokio::task::spawn_blocking(move || uses(&maps)).await.map_err(|_| NetError::Stopped)?;
+    check.map_bytes = check.maps.iter().map(|m| m.bytes).sum();
     let mut state = engine.state();
     state.host = host;
-    for task in unfinished(&state, mtu) {
+    for task in unfinished(&state, mtu).into_iter().filter(|t| made.contains(t)) {
         check.problems.push(format!(
             "the link of task {task} ({}) is down, has another MTU than {mtu} or no route: it is being mended",
             host_name(task)
@@ -329,6 +351,10 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
         if !state.devices.contains(&(d.index, d.name.clone())) {
             check.problems.push(format!("no program is attached to device {}: see the agent's log", d.name));
         }
+    }
+    if let Some(assignment) = engine.heard() {
+        let own: BTreeSet<Ipv4Addr> = state.host.local4().map(|(a, _)| a).collect();
+        check.problems.extend(foreign_addresses(&assignment, &own));
     }
     for (pin, program) in &running {
         if !programs.iter().any(|(_, p)| p.id == *program) {
@@ -351,18 +377,43 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
             attached: attached.collect(),
         });
     }
-    for (name, m) in state.loaded.maps() {
-        let bytes = m.memory();
-        check.map_bytes += bytes;
-        let entries = if name == map::EVENTS { 0 } else { state.loaded.dump(name).map_or(0, |r| r.len()) };
-        check.maps.push(MapUse {
-            name: name.to_owned(),
-            entries: u32::try_from(entries).unwrap_or(u32::MAX),
-            capacity: m.info().max_entries,
-            bytes,
-        });
-    }
     Ok(check)
+}
+
+/// One sentence for each port that is published on an address that the node does not have: nobody
+/// reaches it.
+fn foreign_addresses(assignment: &Assignment, own: &BTreeSet<Ipv4Addr>) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for service in &assignment.services {
+        for port in &service.ports {
+            let Some(IpAddr::V4(a)) = port.host_ip else { continue };
+            if !a.is_loopback() && !a.is_unspecified() && !own.contains(&a) {
+                sentences.push(format!(
+                    "port {port} of service {} is published on {a}, which is no address of this node: `ip address` shows those it has",
+                    service.name
+                ));
+            }
+        }
+    }
+    sentences
+}
+
+/// How much of each map is in use.
+fn uses(maps: &Opened) -> Vec<MapUse> {
+    let of = |(name, m): (&&str, &Arc<RawMap>)| {
+        let mut entries = 0;
+        if *name != map::EVENTS {
+            let counted = m.for_each_used(|_, _| {
+                entries += 1;
+                true
+            });
+            if counted.is_err() {
+                entries = 0;
+            }
+        }
+        MapUse { name: (*name).to_owned(), entries, capacity: m.info().max_entries, bytes: m.memory() }
+    };
+    maps.iter().map(of).collect()
 }
 
 /// One sentence for each map that does not hold what it should.

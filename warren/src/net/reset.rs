@@ -4,11 +4,12 @@ use std::{fs, io, path::Path};
 
 use super::{
     Config, NetError,
-    attach::{alias::Alias, link, namespace},
+    attach::{alias::Alias, host_name, link, namespace},
     datapath::{
         bpffs::{self, Lock},
         links,
     },
+    home,
     netlink::Netlink,
     reserved::Reserved,
 };
@@ -17,12 +18,14 @@ use super::{
 /// after an error and reports the first; what is not there is no error.
 ///
 /// # Errors
-/// [`NetError::Locked`] while an agent of the node is running; then nothing was removed.
+/// [`NetError::Locked`] while an agent of the node is running, [`NetError::Elsewhere`] in another
+/// network namespace than the node's; then nothing was removed.
 pub async fn reset(config: &Config) -> Result<(), NetError> {
     let lock = match config.pin_root.is_dir() && bpffs::is_bpffs(&config.pin_root) {
         true => Some(Lock::take(&config.pin_root)?),
         false => None,
     };
+    home::leave_old(config)?;
     let mut errors = Vec::new();
     let mut keep = |r: Result<(), NetError>| {
         if let Err(e) = r {
@@ -33,6 +36,8 @@ pub async fn reset(config: &Config) -> Result<(), NetError> {
     if lock.is_some() {
         keep(pins(&config.pin_root).map_err(|e| NetError::system("remove pins", e)));
     }
+    let tasks = link::namespaces(&config.netns_dir);
+    let names: Vec<String> = tasks.iter().flatten().map(|t| host_name(*t)).collect();
     let netlink = Netlink::open()?;
     let host = netlink.host().await?;
     for d in &host.devices {
@@ -41,15 +46,15 @@ pub async fn reset(config: &Config) -> Result<(), NetError> {
         }
         let its = match d.alias.as_deref().map(str::parse::<Alias>) {
             Some(Ok(alias)) => alias.node == config.node,
-            // Made, but the agent died before it could write the alias. One node lives in one
-            // network namespace.
-            _ => true,
+            // Made, but the agent died before it could write the alias: the task's namespace is
+            // made before its link and removed after it.
+            _ => names.contains(&d.name),
         };
         if d.is_ours() && its {
             keep(link::remove_device(&netlink, d.index).await);
         }
     }
-    match link::namespaces(&config.netns_dir) {
+    match tasks {
         Ok(tasks) => {
             for task in tasks {
                 let path = link::namespace_path(&config.netns_dir, task);
@@ -60,6 +65,9 @@ pub async fn reset(config: &Config) -> Result<(), NetError> {
     }
     let restored = Reserved::new(&config.netns_dir).restore();
     keep(restored.map_err(|e| NetError::system("take reserved ports back", e)));
+    if errors.is_empty() {
+        home::forget(config).map_err(|e| NetError::system("forget the node's network namespace", e))?;
+    }
     // Only when nothing else is in it.
     let _ = fs::remove_dir(&config.netns_dir);
     errors.into_iter().next().map_or(Ok(()), Err)

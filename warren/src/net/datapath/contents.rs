@@ -1,13 +1,10 @@
 //! What is in the maps that the agent writes, as bytes, and the one outside thing that holds it.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use warren_ebpf::abi::map;
 
-use super::{
-    loader::Loaded,
-    sys::{bytes_of, from_bytes},
-};
+use super::sys::{RawMap, bytes_of, from_bytes};
 
 /// Rows of one map. Of an array only the rows that are not all zero.
 pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -64,26 +61,25 @@ pub trait Maps {
     fn delete(&mut self, map: &str, key: &[u8]) -> io::Result<()>;
 }
 
-impl Maps for Loaded {
+/// The maps in the kernel, by name.
+pub type Opened = BTreeMap<&'static str, Arc<RawMap>>;
+
+impl Maps for Opened {
     fn dump(&self, map: &str) -> io::Result<Rows> {
-        let map = self.map(map);
-        let sparse = map.is_array();
         let mut rows = Rows::new();
-        map.for_each(|k, v| {
-            if !sparse || v.iter().any(|b| *b != 0) {
-                rows.insert(k.to_vec(), v.to_vec());
-            }
+        self[map].for_each_used(|k, v| {
+            rows.insert(k.to_vec(), v.to_vec());
             true
         })?;
         Ok(rows)
     }
 
     fn set(&mut self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.map(map).set(key, value)
+        self[map].set(key, value)
     }
 
     fn delete(&mut self, map: &str, key: &[u8]) -> io::Result<()> {
-        self.map(map).delete(key)
+        self[map].delete(key)
     }
 }
 

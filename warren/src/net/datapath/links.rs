@@ -142,6 +142,16 @@ impl Links {
         bpffs::files(&self.dir).map_err(|e| NetError::system("list the pinned links", e))
     }
 
+    /// Whether a device, of whichever network namespace, runs one of our programs.
+    #[must_use]
+    pub fn on_devices(&self) -> bool {
+        let device = |name: &str, path: &Path| {
+            name.starts_with("dev-")
+                && Link::from_pin(path).and_then(|l| l.info()).is_ok_and(|i| i.ifindex != 0)
+        };
+        self.pins().is_ok_and(|pins| pins.iter().any(|(name, path)| device(name, path)))
+    }
+
     /// Removes the pins of devices that are gone.
     pub fn sweep(&self) -> Result<(), NetError> {
         for (name, path) in self.pins()? {

@@ -6,7 +6,6 @@
 //! [`Loaded::attach_device`], once the agent has filled the maps.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     os::fd::AsFd,
     path::{Path, PathBuf},
@@ -23,6 +22,7 @@ use warren_ebpf::abi::{map, program};
 use super::{
     super::{NetError, netlink::host::Layer},
     bpffs::{self, Lock},
+    contents::Opened,
     links::{Hook, Links, cgroup_root},
     shape::{self, FLOWS, Shape},
     sys::{AttachType, ProgramInfo, RawMap, bytes_of, from_bytes, program_info},
@@ -41,7 +41,7 @@ pub fn has_object() -> bool {
 #[derive(Debug)]
 pub struct Loaded {
     ebpf: Ebpf,
-    maps: BTreeMap<&'static str, Arc<RawMap>>,
+    maps: Opened,
     shapes: Vec<Shape>,
     root: PathBuf,
     links: Links,
@@ -86,7 +86,7 @@ impl Loaded {
             shapes.iter().filter(|s| !s.path(&maps_dir).exists()).map(|s| s.name).collect();
         let mut loaded = Self {
             ebpf: load(&maps_dir, &shapes)?,
-            maps: BTreeMap::new(),
+            maps: Opened::new(),
             shapes,
             root: root.to_path_buf(),
             links,
@@ -114,9 +114,10 @@ impl Loaded {
         &self.maps[name]
     }
 
-    /// All maps.
-    pub fn maps(&self) -> impl Iterator<Item = (&'static str, &Arc<RawMap>)> {
-        self.maps.iter().map(|(n, m)| (*n, m))
+    /// All maps; a copy of this reads and writes the same ones.
+    #[must_use]
+    pub fn maps(&self) -> &Opened {
+        &self.maps
     }
 
     /// The programs' events; `None` when they were taken already.

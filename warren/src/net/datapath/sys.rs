@@ -17,7 +17,6 @@ const MAP_UPDATE: u32 = 2;
 const MAP_DELETE: u32 = 3;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
-const PROG_FD_BY_ID: u32 = 13;
 const INFO_BY_FD: u32 = 15;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const LINK_CREATE: u32 = 28;
@@ -164,12 +163,6 @@ pub fn probe() -> io::Result<()> {
     unsafe { Attr::new().u32(0, ARRAY).u32(4, 4).u32(8, 4).u32(12, 1).call_fd(MAP_CREATE) }.map(drop)
 }
 
-/// Opens a program by its number.
-pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
-    // SAFETY: no address in the attribute.
-    unsafe { Attr::new().u32(0, id).call_fd(PROG_FD_BY_ID) }
-}
-
 /// A map, as bytes.
 #[derive(Debug)]
 pub struct RawMap {
@@ -287,9 +280,43 @@ impl RawMap {
     /// table costs tens of milliseconds and not seconds; elements that come or go meanwhile may be
     /// missed.
     pub fn for_each(&self, mut f: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        if self.info.kind == BPF_MAP_TYPE_LPM_TRIE || PERCPU_KINDS.contains(&self.info.kind) {
+        if self.is_single() {
             return self.for_each_single(f);
         }
+        let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
+        self.batches(|keys, values| keys.chunks_exact(ks).zip(values.chunks_exact(vs)).all(|(k, v)| f(k, v)))
+    }
+
+    /// Shows every element to `f`, of an array only those that are not all zero, until it says
+    /// `false`. A large array that is mostly empty costs little more than the system calls.
+    pub fn for_each_used(&self, mut f: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
+        const BLOCK: usize = 64;
+        if !self.is_array() {
+            return self.for_each(f);
+        }
+        if self.is_single() {
+            return self.for_each_single(|k, v| v.iter().all(|b| *b == 0) || f(k, v));
+        }
+        let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
+        let zeros = vec![0u8; BLOCK * vs];
+        self.batches(|keys, values| {
+            keys.chunks(BLOCK * ks).zip(values.chunks(BLOCK * vs)).all(|(keys, values)| {
+                values == &zeros[..values.len()]
+                    || keys
+                        .chunks_exact(ks)
+                        .zip(values.chunks_exact(vs))
+                        .all(|(k, v)| v == &zeros[..vs] || f(k, v))
+            })
+        })
+    }
+
+    /// Whether its elements can only be read one by one.
+    fn is_single(&self) -> bool {
+        self.info.kind == BPF_MAP_TYPE_LPM_TRIE || PERCPU_KINDS.contains(&self.info.kind)
+    }
+
+    /// Shows keys and values to `f`, many at a time, until it says `false`.
+    fn batches(&self, mut f: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         let (ks, vs) = (self.info.key_size as usize, self.value_bytes);
         // A hash's batch ends at a bucket's end: too small a batch for a bucket answers ENOSPC.
         let mut chunk = (self.info.max_entries as usize).clamp(64, 4096);
@@ -320,13 +347,8 @@ impl RawMap {
                 Err(e) => return Err(e),
             };
             first = false;
-            let n = attr.get_u32(32) as usize;
-            for i in 0..n.min(chunk) {
-                if !f(&keys[i * ks..(i + 1) * ks], &values[i * vs..(i + 1) * vs]) {
-                    return Ok(());
-                }
-            }
-            if end {
+            let n = (attr.get_u32(32) as usize).min(chunk);
+            if !f(&keys[..n * ks], &values[..n * vs]) || end {
                 return Ok(());
             }
         }

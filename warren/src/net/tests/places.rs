@@ -3,7 +3,10 @@
 
 use warren_ebpf::abi::map;
 
-use super::{super::attach::host_name, *};
+use super::{
+    super::{NetError, attach::host_name, engine::Engine, preflight},
+    *,
+};
 
 fn sysctl(ns: &Path, key: &str) -> String {
     let path = format!("/proc/sys/{}", key.replace('.', "/"));
@@ -115,7 +118,7 @@ fn a_hundred_rounds_leave_nothing() {
         let after = traces(&n);
         assert_eq!(before, after);
         assert_eq!(files_in(&config.pin_root.join("links")), pins);
-        assert_eq!(files_in(&config.netns_dir), ["reserved-ports"]);
+        assert_eq!(files_in(&config.netns_dir), ["namespace", "reserved-ports"]);
         for m in [
             map::SVC4,
             map::EP4,
@@ -326,6 +329,106 @@ fn published_ports_are_reserved_and_given_back() {
         agent.stop().await;
         reset(&config).await.unwrap();
         assert_eq!(sysctl(&ns, key), "8080,9000-9002");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_node_is_started_and_reset_only_where_it_lives() {
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        let world = World::new();
+        let n = world.ns("n");
+        let client = world.path("c");
+        world.node(move |config| async move {
+            let agent = Agent::of_build(&config, Some(web(&config, 1, 2, &["8080:80"])), build(), hook).await;
+            agent.handle.attach(task(1), &attachment(1)).await.unwrap();
+            agent.handle.serve(task(1), &attachment(1), true).await.unwrap();
+            agent.stop().await;
+        });
+        // From here: its threads must not hold the node's namespace.
+        server(&world.config.netns_dir.join(task(1).as_str()), "0.0.0.0:80".into(), 1);
+        // Elsewhere there is a half-made link of another node, and a port reserved.
+        let key = "net.ipv4.ip_local_reserved_ports";
+        let stranger = host_name(task(9));
+        let c = world.ns("c");
+        ip(&format!("-n {c} link add {stranger} address 02:57:61:72:72:6e type veth peer name other"));
+        namespace::inside(&client, || fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080"))
+            .unwrap();
+        let elsewhere = |expected: fn(Result<(), NetError>)| {
+            let config = world.config.clone();
+            namespace::inside(&client, move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let told =
+                        preflight(&config).iter().any(|p| p.sentence == NetError::Elsewhere.to_string());
+                    expected(if told { Err(NetError::Elsewhere) } else { Ok(()) });
+                    let (_sender, receiver) = watch::channel(None);
+                    let started = Engine::start(config.clone(), receiver, build(), hook).await;
+                    expected(started.map(drop));
+                    expected(reset(&config).await);
+                });
+                Ok(())
+            })
+            .unwrap();
+        };
+        elsewhere(|r| assert!(matches!(r, Err(NetError::Elsewhere)), "{r:?}"));
+        knock(&client, "198.18.0.1:8080", 3);
+        // When its namespace is gone for good, the node may live anywhere.
+        ip(&format!("netns del {n}"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while ip(&format!("-n {c} -o link")).contains("eth0") {
+            assert!(Instant::now() < deadline, "the namespace does not go");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        elsewhere(|r| r.unwrap());
+        assert!(ip(&format!("-n {c} -o link")).contains(&stranger), "another node's link");
+        assert_eq!(sysctl(&client, key), "8080", "another namespace's ports");
+        assert!(!world.config.netns_dir.exists() && !world.config.pin_root.exists());
+        // For what cleans up.
+        ip(&format!("netns add {n}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn links_in_the_making_are_no_problem() {
+    let world = World::new();
+    world.node(move |config| async move {
+        let agent = Agent::start(&config, Some(web(&config, 1, 3, &["8080:80"]))).await;
+        for n in [1, 2, 3] {
+            let place = attachment(n);
+            let attach = agent.handle.attach(task(n), &place);
+            tokio::pin!(attach);
+            let mut checks = 0;
+            while tokio::time::timeout(Duration::from_millis(1), &mut attach).await.is_err() {
+                assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+                checks += 1;
+            }
+            assert!(checks > 0);
+            assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        }
+        // One that was given up half-way is somebody's problem again.
+        agent.handle.detach(task(1)).await.unwrap();
+        let place = attachment(1);
+        let given_up = agent.handle.attach(task(1), &place);
+        let _ = tokio::time::timeout(Duration::from_millis(1), given_up).await;
+        agent.handle.attach(task(1), &attachment(1)).await.unwrap();
+        assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ports_on_addresses_that_the_node_lacks_are_told() {
+    let world = World::new();
+    world.node(move |config| async move {
+        let ports = ["198.18.0.1:8080:80", "127.0.0.1:8081:80", "8082:80", "198.18.0.77:8083:80"];
+        let agent = Agent::start(&config, Some(web(&config, 1, 1, &ports))).await;
+        let problems = agent.handle.check().await.unwrap().problems;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("198.18.0.77") && problems[0].contains("service web"), "{problems:?}");
+        agent.stop().await;
     });
 }
 
