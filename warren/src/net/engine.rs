@@ -40,6 +40,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// cannot be mended, must not keep us busy.
 const MEND_PAUSE: Duration = Duration::from_secs(1);
 
+/// How much of the maps is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audit {
+    /// Whatever a program may come to.
+    Known,
+    /// Every row there is: tens of milliseconds of work.
+    Whole,
+}
+
 /// Everything but the loop.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -210,7 +219,8 @@ impl Engine {
         let netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
         let host = netlink.host().await?;
-        let current = contents::read(&loaded).map_err(|e| NetError::system("read the datapath's maps", e))?;
+        let current = if loaded.fresh { Ok(Contents::empty()) } else { contents::read(&loaded) };
+        let current = current.map_err(|e| NetError::system("read the datapath's maps", e))?;
         let settings =
             Settings { node: config.node, cookie, interfaces: config.interfaces, pool: config.pool };
         let attached = find_attached(&settings, &host, &current);
@@ -238,7 +248,7 @@ impl Engine {
             links: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
-        engine.pass(false).await?;
+        engine.pass(None).await?;
         Ok(engine)
     }
 
@@ -250,18 +260,21 @@ impl Engine {
         self.assignment.borrow().clone()
     }
 
-    /// Looks at everything and makes it so. With `audit`, what the maps hold is read again and not
+    /// Looks at everything and makes it so. With an audit, what the maps hold is read again and not
     /// remembered.
-    pub(super) async fn pass(&self, audit: bool) -> Result<(), NetError> {
+    pub(super) async fn pass(&self, audit: Option<Audit>) -> Result<(), NetError> {
         let host = self.netlink.host().await?;
         let assignment = self.heard();
         let mtu = host.smallest_mtu(&self.settings.interfaces);
         let unfinished = {
             let mut state = self.state();
             state.host = host;
-            if audit {
-                let found = contents::read(&state.loaded)
-                    .map_err(|e| NetError::system("read the datapath's maps", e))?;
+            if let Some(audit) = audit {
+                let found = match audit {
+                    Audit::Known => contents::read_known(&state.loaded, &state.current),
+                    Audit::Whole => contents::read(&state.loaded),
+                };
+                let found = found.map_err(|e| NetError::system("read the datapath's maps", e))?;
                 if found != state.current {
                     tracing::warn!("something else has written into the datapath's maps: mending it");
                     state.current = found;
