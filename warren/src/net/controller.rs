@@ -48,7 +48,7 @@ pub(super) async fn run(engine: Arc<Engine>, cancel: CancellationToken) {
         }
         let audit = match (failed, due) {
             (true, _) => Some(Audit::Whole),
-            (false, true) if audits % WHOLE == 0 => Some(Audit::Whole),
+            (false, true) if audits.is_multiple_of(WHOLE) => Some(Audit::Whole),
             (false, true) => Some(Audit::Known),
             (false, false) => None,
         };
