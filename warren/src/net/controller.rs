@@ -6,10 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Engine;
+use super::engine::{Audit, Engine};
 
 /// How often what the maps really hold is read again.
 const AUDIT: Duration = Duration::from_secs(10);
+/// Of so many audits one reads the rows, too, that nothing refers to.
+const WHOLE: u32 = 12;
 /// How long to wait for more changes before looking: a device that comes up is a dozen messages.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -17,6 +19,7 @@ pub(super) async fn run(engine: Arc<Engine>, cancel: CancellationToken) {
     let mut assignment = engine.assignment.clone();
     assignment.mark_changed();
     let mut audit_at = Instant::now() + AUDIT;
+    let mut audits = 0u32;
     let mut failed = false;
     loop {
         let look_at = match engine.next_look() {
@@ -38,11 +41,18 @@ pub(super) async fn run(engine: Arc<Engine>, cancel: CancellationToken) {
             () = engine.monitor.changed.notified() => tokio::time::sleep(SETTLE).await,
             () = sleep_until(look_at) => {}
         }
-        let audit = Instant::now() >= audit_at;
-        if audit {
+        let due = Instant::now() >= audit_at;
+        if due {
             audit_at = Instant::now() + AUDIT;
+            audits = audits.wrapping_add(1);
         }
-        match engine.pass(audit || failed).await {
+        let audit = match (failed, due) {
+            (true, _) => Some(Audit::Whole),
+            (false, true) if audits.is_multiple_of(WHOLE) => Some(Audit::Whole),
+            (false, true) => Some(Audit::Known),
+            (false, false) => None,
+        };
+        match engine.pass(audit).await {
             Ok(()) => failed = false,
             Err(e) => {
                 if !failed {

@@ -41,6 +41,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// cannot be mended, must not keep us busy.
 const MEND_PAUSE: Duration = Duration::from_secs(1);
 
+/// How much of the maps is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audit {
+    /// Whatever a program may come to.
+    Known,
+    /// Every row there is: tens of milliseconds of work.
+    Whole,
+}
+
 /// Everything but the loop.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -218,8 +227,8 @@ impl Engine {
         let netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
         let host = netlink.host().await?;
-        let current =
-            contents::read(loaded.maps()).map_err(|e| NetError::system("read the datapath's maps", e))?;
+        let current = if loaded.fresh { Ok(Contents::empty()) } else { contents::read(loaded.maps()) };
+        let current = current.map_err(|e| NetError::system("read the datapath's maps", e))?;
         let settings =
             Settings { node: config.node, cookie, interfaces: config.interfaces, pool: config.pool };
         let attached = find_attached(&settings, &host, &current);
@@ -249,7 +258,7 @@ impl Engine {
             links: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
-        engine.pass(false).await?;
+        engine.pass(None).await?;
         Ok(engine)
     }
 
@@ -261,10 +270,13 @@ impl Engine {
         self.assignment.borrow().clone()
     }
 
-    /// Looks at everything and makes it so. With `audit`, what the maps hold is read again and not
+    /// Looks at everything and makes it so. With an audit, what the maps hold is read again and not
     /// remembered.
-    pub(super) async fn pass(&self, audit: bool) -> Result<(), NetError> {
-        let found = if audit { Some(self.read().await?) } else { None };
+    pub(super) async fn pass(&self, audit: Option<Audit>) -> Result<(), NetError> {
+        let found = match audit {
+            Some(audit) => Some(self.read(audit).await?),
+            None => None,
+        };
         let host = self.netlink.host().await?;
         let assignment = self.heard();
         let mtu = host.smallest_mtu(&self.settings.interfaces);
@@ -405,21 +417,24 @@ impl Engine {
 
     /// What the maps hold, read where it holds nobody up, and how often we had written before. Only
     /// when we have not written since is it what they hold at one moment.
-    async fn read(&self) -> Result<(u64, Contents), NetError> {
-        let (writes, maps) = {
+    async fn read(&self, audit: Audit) -> Result<(u64, Contents), NetError> {
+        let (writes, maps, known) = {
             let state = self.state();
-            (state.writes, state.loaded.maps().clone())
+            let known = (audit == Audit::Known).then(|| state.current.clone());
+            (state.writes, state.loaded.maps().clone(), known)
         };
-        let found = tokio::task::spawn_blocking(move || contents::read(&maps))
-            .await
-            .map_err(|_| NetError::Stopped)?;
+        let read = move || match known {
+            Some(known) => contents::read_known(&maps, &known),
+            None => contents::read(&maps),
+        };
+        let found = tokio::task::spawn_blocking(read).await.map_err(|_| NetError::Stopped)?;
         Ok((writes, found.map_err(|e| NetError::system("read the datapath's maps", e))?))
     }
 
     /// What should be in the maps and what really is; `None` when we were writing all the time.
     pub(super) async fn read_again(&self) -> Result<Option<(Plan, Contents)>, NetError> {
         for _ in 0..10 {
-            let (writes, found) = self.read().await?;
+            let (writes, found) = self.read(Audit::Whole).await?;
             let state = self.state();
             if state.writes == writes {
                 return Ok(Some((state.plan(&self.settings, self.heard().as_deref()), found)));

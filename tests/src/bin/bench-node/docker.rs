@@ -34,12 +34,13 @@ impl Docker {
     /// It does not answer.
     pub fn start(host: Host) -> Result<Self> {
         let dir = env::temp_dir().join(unique("docker"));
-        for sub in ["data", "run/containerd", "run/netns", "run/docker"] {
+        for sub in ["data", "etc", "run/containerd", "run/netns", "run/docker"] {
             fs::create_dir_all(dir.join(sub))?;
         }
         let d = dir.display();
         let script = format!(
             "for r in containerd netns docker; do mkdir -p /run/$r; mount --bind {d}/run/$r /run/$r || exit 1; done
+             if [ -d /etc/docker ]; then mount --bind {d}/etc /etc/docker || exit 1; fi
              exec {DAEMON} --data-root {d}/data --exec-root /run/docker/x --pidfile {d}/pid -H unix://{d}/s \
                --bip 198.19.101.1/24 --default-address-pool base=198.19.201.0/24,size=26 --cgroup-parent /{}",
             Self::cgroup(&dir)
@@ -100,6 +101,8 @@ impl Drop for Docker {
             remove_groups(&hierarchy.path().join(&name));
         }
         remove_groups(&Path::new("/sys/fs/cgroup").join(&name));
+        // Where ours was mounted: stays when it is another engine's.
+        let _ = fs::remove_dir("/run/docker");
     }
 }
 

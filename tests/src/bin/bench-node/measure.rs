@@ -153,7 +153,8 @@ pub fn first_byte(
 
 fn one_byte(to: SocketAddr) -> Option<u8> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(50)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    // Short: a proxy may take the connection before there is anybody to hand it to.
+    stream.set_read_timeout(Some(Duration::from_millis(50))).ok()?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").ok()?;
     let mut byte = [0];
     stream.read_exact(&mut byte).ok()?;

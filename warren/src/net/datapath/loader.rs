@@ -49,6 +49,8 @@ pub struct Loaded {
     /// Whether a map that the agent writes was made anew although programs are running on an old
     /// one: those go on until the new one is filled.
     pub refill: bool,
+    /// Whether every map was made anew: there is nothing in them.
+    pub fresh: bool,
     _lock: Lock,
 }
 
@@ -84,6 +86,7 @@ impl Loaded {
         let running = !links.pins()?.is_empty();
         let missing: Vec<&str> =
             shapes.iter().filter(|s| !s.path(&maps_dir).exists()).map(|s| s.name).collect();
+        let fresh = missing.len() == shapes.len();
         let mut loaded = Self {
             ebpf: load(&maps_dir, &shapes)?,
             maps: Opened::new(),
@@ -92,6 +95,7 @@ impl Loaded {
             links,
             hook,
             refill: running && missing.iter().any(|m| !FLOWS.contains(m) && is_filled(m)),
+            fresh,
             _lock: lock,
         };
         for s in &loaded.shapes {

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use super::{
     super::netlink::host::Host,
     apply::apply,
-    contents::{ARRAYS, Contents, Maps, Rows},
+    contents::{ARRAYS, Contents, Maps, Rows, WRITTEN, read, read_known},
     desired::{Attached, Plan, Serving, Settings, View, plan, prefix_key},
     diff::{Change, diff},
     sys::from_bytes,
@@ -34,6 +34,10 @@ impl Maps for Memory {
             rows.retain(|_, v| v.iter().any(|b| *b != 0));
         }
         Ok(rows)
+    }
+
+    fn get(&self, map: &str, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.get(map).and_then(|rows| rows.get(key)).cloned())
     }
 
     fn set(&mut self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
@@ -127,7 +131,7 @@ impl Node {
         let Plan { desired, retire } = self.plan();
         let changes = diff(&self.current, &desired);
         apply(&mut self.maps, &mut self.current, &changes).unwrap();
-        for m in super::contents::WRITTEN {
+        for m in WRITTEN {
             assert_eq!(*self.current.rows(m), self.maps.dump(m).unwrap(), "{m}: what we know is what is");
         }
         self.retired.extend(retire);
@@ -247,6 +251,29 @@ fn nothing_is_left_of_a_container_that_goes() {
     for m in [map::SVC4, map::BACKEND, map::MAGLEV, map::EP4, map::LINK] {
         assert!(node.current.rows(m).is_empty(), "{m} is not empty");
     }
+}
+
+#[test]
+fn reading_the_known_rows_again_shows_whatever_a_program_may_come_to() {
+    let mut node = Node::new();
+    node.assign(2);
+    (1..=2).for_each(|n| node.attach(n, Serving::Open));
+    node.pass();
+    let same = |node: &Node, found: Contents| WRITTEN.iter().all(|m| found.rows(m) == node.current.rows(m));
+    assert!(same(&node, read_known(&node.maps, &node.current).unwrap()));
+    assert!(same(&node, read(&node.maps).unwrap()));
+    for m in WRITTEN {
+        for key in node.current.rows(m).keys() {
+            let old = node.maps.0[m][key].clone();
+            node.maps.0.get_mut(m).unwrap().insert(key.clone(), vec![0; old.len()]);
+            assert!(!same(&node, read_known(&node.maps, &node.current).unwrap()), "{m}");
+            node.maps.0.get_mut(m).unwrap().insert(key.clone(), old);
+        }
+    }
+    // A row that nothing refers to: seen by the whole reading.
+    node.maps.set(map::BACKEND, &9999u32.to_ne_bytes(), &[1; 4]).unwrap();
+    assert!(same(&node, read_known(&node.maps, &node.current).unwrap()));
+    assert!(!same(&node, read(&node.maps).unwrap()));
 }
 
 #[test]
