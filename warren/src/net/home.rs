@@ -88,7 +88,10 @@ fn has_devices(pin_root: &Path) -> bool {
 
 /// Refuses when the node lives in another network namespace than the calling thread's. What is
 /// remembered of one that is gone is in nobody's way.
-pub(super) fn check(config: &Config) -> Result<(), NetError> {
+///
+/// # Errors
+/// [`NetError::Elsewhere`].
+pub fn check(config: &Config) -> Result<(), NetError> {
     let here = Home::here().map_err(|e| NetError::system("learn which network namespace this is", e))?;
     match remembered(config).filter(|home| home.boot == here.boot && home.cookie != here.cookie) {
         Some(home) if home.is_held() || has_devices(&config.pin_root) => Err(NetError::Elsewhere),

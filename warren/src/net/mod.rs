@@ -36,6 +36,7 @@ use crate::model::{Assignment, NodeId};
 
 pub use error::NetError;
 pub use handle::Handle;
+pub use home::check as check_home;
 pub use owner::port_owner;
 pub use preflight::{Problem, pool_conflict, preflight};
 pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};

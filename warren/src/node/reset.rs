@@ -46,6 +46,8 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
         log_format: LogFormat::Text,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // Before anything goes: from elsewhere, the containers would go and their network stay.
+    net::check_home(&net_config(&config, &layout, node, None))?;
     runtime.block_on(async {
         // Containers before their links: a namespace in use would only be half gone.
         let own = layout.supervisor();

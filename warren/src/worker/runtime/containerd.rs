@@ -342,6 +342,13 @@ impl Runtime for Containerd {
                 .ok_or_else(|| RuntimeError::Fatal(format!("task {task} was not prepared")))?;
             self.create_process(task, mounts).await?;
             process = self.process(task).await?;
+            if process.is_none() {
+                // Killed in between, containerd forgets what it had just made. Nothing has started,
+                // so this is no end.
+                return Err(RuntimeError::Temporary(
+                    "containerd lost the container while it was made".into(),
+                ));
+            }
         }
         let ended = || {
             let why = if process.is_some() { "has ended" } else { "was lost" };
