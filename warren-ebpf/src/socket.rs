@@ -10,8 +10,8 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{CONFIG_ENABLED, SocketPeer, TCP},
     flow::{
+        balance,
         decide::{Node as _, V4, service_at},
-        published,
     },
 };
 
@@ -66,7 +66,7 @@ pub fn connect4(context: &SockAddrContext) {
     // SAFETY: no arguments.
     let random = u64::from(unsafe { bpf_get_prandom_u32() });
     // None up: the socket asks the node's own stack, which refuses at once.
-    let backend = published::choose::<V4>(&Maps, &service, random);
+    let backend = balance::choose::<V4>(&Maps, &service, random);
     if !backend.exists() {
         return;
     }

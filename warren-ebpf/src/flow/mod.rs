@@ -2,6 +2,7 @@
 //! ([`Tables`]), so that the very code that decides in the kernel is proven on the host. Time is an
 //! argument; nothing here needs the agent: a record that has run out is one that others may take.
 
+pub mod balance;
 pub mod decide;
 pub mod hash;
 pub mod masquerade;

@@ -11,21 +11,19 @@
 //!   has sent, which nobody can who sends under another's address ([`Flow::expected`]).
 
 use super::{
-    Delivery, Operation, Present, Resolved, Search, Seen, Table, Tables, expired, hash, resolve,
+    Delivery, Operation, Present, Resolved, Search, Seen, Table, Tables,
+    balance::{candidate, pick},
+    expired, hash, resolve,
     tcp::{self, Side},
     touch,
 };
 use crate::{
     abi::{
-        Address, BACKEND_DRAINING, BACKEND_UP, BackendRef, FLOW_ESTABLISHED, FLOW_FROM_CONTAINER,
-        FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET, Flow, FlowKey, Forward, ForwardKey, Service,
+        Address, BACKEND_UP, BackendRef, FLOW_ESTABLISHED, FLOW_FROM_CONTAINER, FLOW_HAIRPIN, FLOW_OPENING,
+        FLOW_REPLIED, FLOW_RESET, Flow, FlowKey, Forward, ForwardKey, Service,
     },
     packet::{ACK, RST, Segment, Tuple},
 };
-
-/// Rows of a Maglev table that are tried for a backend that is up: with half of the backends down
-/// and the table not yet rebuilt, one SYN in four thousand million finds none.
-const PROBES: u32 = 32;
 
 /// Source ports that are tried after a collision.
 const PORTS: u32 = 8;
@@ -152,13 +150,6 @@ impl<A: Address> Operation<Flow<A>> for Answer {
             flags: flow.flags,
         }
     }
-}
-
-/// Picks a backend for a connection that the kernel tracks itself (a socket of the node). `hash` is
-/// any number.
-#[inline(always)]
-pub fn choose<A: Address>(tables: &impl Tables<A>, service: &Service, hash: u64) -> Resolved<A> {
-    pick(tables, service, hash, 0)
 }
 
 /// What a known flow's packet leads to.
@@ -451,69 +442,6 @@ fn recompute<A: Address>(
         }
     }
     delivery(&flow_key, &backend)
-}
-
-/// A backend that is up (other than `avoid`), else one that is draining.
-#[inline(always)]
-fn pick<A: Address>(tables: &impl Tables<A>, service: &Service, hash: u64, avoid: u32) -> Resolved<A> {
-    if service.table_size == 0 {
-        let found = resolve(tables, service.single);
-        return if found.serves() && found.backend.id != avoid { found } else { Resolved::default() };
-    }
-    let mut search = Pick {
-        hash,
-        table: service.table,
-        size: service.table_size,
-        avoid,
-        up: BackendRef::default(),
-        draining: BackendRef::default(),
-    };
-    tables.search(PROBES, &mut search);
-    if search.up.id != 0 { resolve(tables, search.up) } else { resolve(tables, search.draining) }
-}
-
-/// Looks through a table for a backend that is up.
-struct Pick {
-    hash: u64,
-    table: u32,
-    size: u32,
-    avoid: u32,
-    up: BackendRef,
-    draining: BackendRef,
-}
-
-impl<A: Address, T: Tables<A>> Search<A, T> for Pick {
-    #[inline(always)]
-    fn step(&mut self, tables: &T, i: u32) -> bool {
-        let spread = hash::scramble(self.hash.wrapping_add(u64::from(i)));
-        if self.size == 0 {
-            return true;
-        }
-        let row = (spread % u64::from(self.size)) as u32;
-        let backend = tables.row(self.table.wrapping_add(row));
-        let state = resolve::<A>(tables, backend).state;
-        if backend.id == self.avoid {
-            return false;
-        }
-        if state == BACKEND_UP {
-            self.up = backend;
-            return true;
-        }
-        if state == BACKEND_DRAINING && self.draining.id == 0 {
-            self.draining = backend;
-        }
-        false
-    }
-}
-
-/// The backend that a new flow gets while all are up.
-#[inline(always)]
-fn candidate<A: Address>(tables: &impl Tables<A>, service: &Service, hash: u64) -> BackendRef {
-    if service.table_size == 0 {
-        return service.single;
-    }
-    let row = (hash::scramble(hash) % u64::from(service.table_size)) as u32;
-    tables.row(service.table.wrapping_add(row))
 }
 
 #[inline(always)]
