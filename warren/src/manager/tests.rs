@@ -311,7 +311,10 @@ async fn a_service_reaches_the_node_and_comes_back_running_and_goes() {
     let last = node.wait(|a| a.tasks.iter().all(|t| t.desired == TaskState::Remove)).await;
     node.report(last.tasks[0].id, TaskState::Shutdown).await.unwrap();
     node.wait(|a| a.tasks.is_empty()).await;
-    assert_eq!(store.view().services().count(), 0);
+    // The node is told when the task's end is stored; the records go with the manager's next pass.
+    let mut watch = store.watch();
+    let gone = watch.wait_for(|_| store.view().services().count() == 0);
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap().unwrap();
     cancel.cancel();
     manager.running.await.unwrap();
 }
