@@ -56,12 +56,24 @@ pub fn warren() -> Result<PathBuf> {
     Ok(file)
 }
 
+/// In a node's directory: the name of its network namespace.
+const NAMESPACE: &str = "netns";
+
 /// `warren node reset` for a node of the harness, given by its directory.
 ///
 /// # Errors
 /// It fails: what it said.
 pub fn reset(dir: &Path) -> Result<String> {
-    let mut c = Command::new(warren()?);
+    // A node is reset where it lives; where that is gone, anywhere.
+    let namespace = fs::read_to_string(dir.join(NAMESPACE)).unwrap_or_default();
+    let namespace = Path::new("/run/netns").join(namespace);
+    let mut c = if namespace.is_file() {
+        let mut c = Command::new("nsenter");
+        c.arg(format!("--net={}", namespace.display())).arg(warren()?);
+        c
+    } else {
+        Command::new(warren()?)
+    };
     c.args(["node", "reset", "--data-dir"]).arg(dir.join("data")).env("WARREN_SOCKET", dir.join("s"));
     program::run(&mut c, PATIENCE)?.ok()
 }
@@ -75,6 +87,7 @@ impl Node {
         let binary = warren()?;
         let dir = env::temp_dir().join(unique("node"));
         fs::create_dir(&dir).with_context(|| format!("{}", dir.display()))?;
+        fs::write(dir.join(NAMESPACE), host.ns.name())?;
         let flags = flags.iter().map(|&f| f.to_owned()).collect();
         Ok(Self { host, dir, binary, flags, agent: None, log_start: 0 })
     }

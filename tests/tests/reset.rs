@@ -1,9 +1,9 @@
 //! `node reset` removes every trace of a node.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use warren_tests::{leaks, node, process, program, scenario::OneNode, sweep};
+use warren_tests::{eventually, leaks, node, process, program, scenario::OneNode, sweep};
 
 /// Ids of everything BPF in the kernel that a pin below the node's directory leads to.
 fn programs(node_id: &str) -> Result<BTreeSet<u64>> {
@@ -51,8 +51,12 @@ fn a_reset_leaves_nothing_at_all() -> Result<()> {
     ensure!(left.is_empty(), "processes: {left:?}");
     ensure!(leaks::pinned_maps(&id)?.is_empty(), "pins are left");
     ensure!(!Path::new("/sys/fs/bpf/warren").join(&id).exists(), "the pins' directory is left");
-    let alive: Vec<u64> = maps()?.intersection(&ours).copied().collect();
-    ensure!(alive.is_empty(), "maps {alive:?} live on");
+    // The kernel frees programs, and with them their maps, after a grace period.
+    eventually("the maps are freed", Duration::from_secs(10), || {
+        let alive: Vec<u64> = maps()?.intersection(&ours).copied().collect();
+        ensure!(alive.is_empty(), "maps {alive:?} live on");
+        Ok(())
+    })?;
     ensure!(sweep::mounts_below(site.node.dir()).is_empty(), "mounts are left");
     let data = site.node.data_dir();
     let entries = fs::read_dir(&data).map(|d| d.count()).unwrap_or(0);
