@@ -69,6 +69,24 @@ fn socket_hook(name: &str) -> Option<AttachType> {
     })
 }
 
+/// Flow tables keep the size they were made with for as long as they are pinned, which is until the
+/// machine starts anew. A table of another size would have to be filled from the old one while both
+/// are in use, and a connection born in between would be lost.
+fn keep_sizes(mut shapes: Vec<Shape>, maps: &Path) -> Result<Vec<Shape>, NetError> {
+    let names = fs::read_dir(maps).map_err(|e| NetError::system("list pinned maps", e))?;
+    let names: Vec<String> = names.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    for s in shapes.iter_mut().filter(|s| FLOWS.contains(&s.name)) {
+        if names.contains(&s.pin()) {
+            continue;
+        }
+        let of_this_layout = format!("{}-{:016x}-", s.name, s.layout);
+        let sizes =
+            names.iter().filter_map(|n| u32::from_str_radix(n.strip_prefix(&of_this_layout)?, 16).ok());
+        s.info.max_entries = sizes.max().unwrap_or(s.info.max_entries);
+    }
+    Ok(shapes)
+}
+
 impl Loaded {
     /// Takes over or makes everything under `root`.
     pub fn start(root: &Path, shapes: Vec<Shape>, hook: Hook) -> Result<Self, NetError> {
@@ -82,6 +100,7 @@ impl Loaded {
             fs::create_dir_all(dir).map_err(|e| NetError::system("make a directory for pins", e))?;
         }
         take_over_siblings(root, &links_dir)?;
+        let shapes = keep_sizes(shapes, &maps_dir)?;
         let links = Links::new(links_dir);
         let running = !links.pins()?.is_empty();
         let missing: Vec<&str> =

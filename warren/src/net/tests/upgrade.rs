@@ -87,6 +87,7 @@ fn upgrade(first: Vec<Shape>, second: Vec<Shape>, hooks: [Hook; 2]) {
     let client = world.path("c");
     world.node(move |config| async move {
         let web2 = web(&config, 1, 2, &["8080:80"]);
+        let made = first.clone();
         let agent = Agent::of_build(&config, Some(Arc::clone(&web2)), first, hooks[0]).await;
         agent.serve(1, 80).await;
         agent.serve(2, 80).await;
@@ -103,7 +104,16 @@ fn upgrade(first: Vec<Shape>, second: Vec<Shape>, hooks: [Hook; 2]) {
         agent.stop().await;
         load.stop();
         let maps = files_in(&config.pin_root.join("maps"));
-        let mut wanted: Vec<String> = second.iter().map(Shape::pin).collect();
+        // Flow tables of the same layout keep their size.
+        let kept = |s: &Shape| {
+            let same = |f: &&Shape| {
+                crate::net::datapath::shape::FLOWS.contains(&s.name)
+                    && f.name == s.name
+                    && f.layout == s.layout
+            };
+            made.iter().find(same).unwrap_or(s).pin()
+        };
+        let mut wanted: Vec<String> = second.iter().map(kept).collect();
         wanted.sort();
         assert_eq!(maps, wanted, "no map of the other build is left");
         // Everything of the first agent's was replaced, so its programs are gone.
@@ -145,7 +155,7 @@ fn a_build_with_other_structs_in_the_agents_maps_takes_over() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_build_with_larger_flow_tables_takes_the_flows_along() {
+fn a_build_with_larger_flow_tables_keeps_those_there_are() {
     upgrade(build(), shapes(2 << 30), [Hook::Tcx, Hook::Tcx]);
 }
 
