@@ -365,7 +365,14 @@ impl Runtime for Containerd {
         self.mark(task, STARTING).await?;
         let r = StartRequest { container_id: task.to_string(), exec_id: String::new() };
         let started = call(LONG, self.client.tasks().start(self.client.request(r))).await;
-        let pid = started.map_err(start_error)?.pid;
+        let pid = match started {
+            Ok(r) => r.pid,
+            // A start that was cut off before may have gone through meanwhile: then it is no error.
+            Err(e) => match self.process(task).await?.as_ref().map(state_of) {
+                Some(ContainerState::Running { pid }) => pid,
+                _ => return Err(start_error(e)),
+            },
+        };
         self.mark(task, STARTED).await?;
         Ok(pid)
     }
