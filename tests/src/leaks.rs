@@ -26,8 +26,13 @@ impl Snapshot {
         let ns = &node.host.ns;
         found.insert("network namespace", namespaces());
         found.insert("link", json_names(&ns.ip(&["-j", "link"])?, |l| l["ifname"].to_string())?);
-        found.insert("route", lines(&ns.ip(&["route", "show", "table", "all"])?));
-        found.insert("IPv6 route", lines(&ns.ip(&["-6", "route", "show", "table", "all"])?));
+        // Link-local ones come by themselves, a second or two after their link.
+        let routes = |text: String| {
+            let ours: Vec<_> = text.lines().filter(|l| !l.contains("fe80::")).collect();
+            lines(&ours.join("\n"))
+        };
+        found.insert("route", routes(ns.ip(&["route", "show", "table", "all"])?));
+        found.insert("IPv6 route", routes(ns.ip(&["-6", "route", "show", "table", "all"])?));
         found.insert("rule", lines(&ns.ip(&["rule"])?));
         found.insert("permanent neighbour", lines(&ns.ip(&["neigh", "show", "nud", "permanent"])?));
         found.insert("mount", mounts(node.dir()));
