@@ -1,6 +1,8 @@
 //! The BPF programs in the kernel: packets through `BPF_PROG_TEST_RUN`, compared with the same
 //! decisions on a node in memory; the object under `bpftool`; and live traffic through namespaces.
 
+#[path = "packets/frame.rs"]
+mod frame;
 #[path = "packets/live.rs"]
 mod live;
 #[path = "packets/object.rs"]
