@@ -121,6 +121,7 @@ fn web(replicas: u32) -> Service {
             task,
             publish: vec!["8080:80".parse().unwrap()],
         },
+        previous: None,
         removing: false,
         created_at: Timestamp(1),
     }

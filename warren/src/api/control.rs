@@ -124,6 +124,7 @@ impl control_server::Control for Control {
             spec_version: 1,
             datapath_id: 0,
             spec,
+            previous: None,
             removing: false,
             created_at: now(),
         };

@@ -39,7 +39,7 @@ fn spec(name: &str, ports: &[&str]) -> Request<v1::CreateServiceRequest> {
         task: TaskSpec::new("web".parse().unwrap()),
         publish: ports.iter().map(|p| p.parse().unwrap()).collect(),
     };
-    Request::new(v1::CreateServiceRequest { spec: Some(spec.into()) })
+    Request::new(v1::CreateServiceRequest { spec: Some(spec.into()), registry_auth: None })
 }
 
 fn by_name(name: &str) -> Request<v1::GetServiceRequest> {
@@ -70,7 +70,11 @@ async fn a_refusal_names_the_cause_and_stores_nothing() {
         (spec("ssh", &["22:22"]), Code::FailedPrecondition, "sshd (pid 712)"),
         (spec("-", &[]), Code::InvalidArgument, "bad service name"),
         (spec("two", &["1:1", "1:2"]), Code::InvalidArgument, "already published"),
-        (Request::new(v1::CreateServiceRequest { spec: None }), Code::InvalidArgument, "no service"),
+        (
+            Request::new(v1::CreateServiceRequest { spec: None, registry_auth: None }),
+            Code::InvalidArgument,
+            "no service",
+        ),
     ] {
         let e = door.create_service(request).await.unwrap_err();
         assert_eq!(e.code(), code, "{e}");

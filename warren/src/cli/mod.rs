@@ -17,7 +17,9 @@ use clap::{Args, Parser, Subcommand};
 use tonic::transport::Channel;
 
 use crate::{
-    proto::v1::{control_client::ControlClient, node_local_client::NodeLocalClient},
+    proto::v1::{
+        control_client::ControlClient, images_client::ImagesClient, node_local_client::NodeLocalClient,
+    },
     rpc,
 };
 
@@ -95,6 +97,10 @@ impl Context {
 
     async fn control(&self) -> anyhow::Result<ControlClient<Channel>> {
         Ok(ControlClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
+        Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {

@@ -259,6 +259,7 @@ mod tests {
                 task: TaskSpec::new("web".parse().unwrap()),
                 publish: vec![],
             },
+            previous: None,
             removing: false,
             created_at: Timestamp(0),
         }
@@ -276,7 +277,13 @@ mod tests {
             node: None,
             attachment: None,
             desired,
-            status: TaskStatus { state, at: Timestamp(0), message: message.into(), container: None },
+            status: TaskStatus {
+                state,
+                at: Timestamp(0),
+                message: message.into(),
+                container: None,
+                health: Default::default(),
+            },
             created_at: Timestamp(0),
             start_at: Timestamp(0),
         }

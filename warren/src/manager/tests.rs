@@ -129,6 +129,7 @@ impl World {
                             task: TaskSpec::new("web".parse().unwrap()),
                             publish: vec![],
                         },
+                        previous: None,
                         removing: false,
                         created_at: now,
                     }),

@@ -13,6 +13,8 @@ pub struct StoreAction {
 }
 
 /// What to change. The `version` inside a put object is ignored: applying sets it.
+// A change lives in one list for the time of one proposal: a box each would cost more.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Creates or replaces the cluster's record.

@@ -14,6 +14,8 @@ pub struct Assignment {
     pub subnet: Option<NodeSubnet>,
     /// The node's tasks that have not ended, or whose end is not yet recorded.
     pub tasks: Vec<Task>,
+    /// Tasks of the node that have ended and are still listed: their output is kept.
+    pub ended: Vec<TaskId>,
     /// Services with published ports, with all of their backends in the cluster.
     pub services: Vec<ServiceEndpoint>,
 }

@@ -6,6 +6,8 @@
 mod action;
 mod assignment;
 mod cluster;
+mod container;
+mod credentials;
 mod id;
 mod image;
 mod network;
@@ -19,11 +21,16 @@ pub mod validate;
 pub use action::{Change, StoreAction, StoreSnapshot};
 pub use assignment::{Assignment, PublishedPort, ServiceEndpoint};
 pub use cluster::Cluster;
+pub use container::{
+    Device, HealthCheck, HttpProbe, LogLimits, Mount, MountSource, Names, NetworkMode, Probe, Propagation,
+    PullPolicy, Resources, Sealed, Seccomp, Security, Ulimit,
+};
+pub use credentials::RegistryAuth;
 pub use id::{ClusterId, Id, IdError, NodeId, ServiceId, TaskId};
 pub use image::{ImageReference, ImageReferenceError};
 pub use network::{Attachment, BackendId, ClusterNetwork, NodeSubnet};
 pub use node::{Availability, Node, NodeDescription, NodeState};
 pub use port::{PortError, PortSpec, Protocol};
 pub use service::{RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec};
-pub use task::{ContainerStatus, Task, TaskState, TaskStatus, Writer};
+pub use task::{ContainerStatus, Health, Task, TaskState, TaskStatus, Writer};
 pub use time::Timestamp;

@@ -1,8 +1,11 @@
 //! Services: what a user asks for.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use super::{ImageReference, PortSpec, ServiceId, Timestamp};
+use super::{
+    HealthCheck, ImageReference, LogLimits, Mount, Names, NetworkMode, PortSpec, PullPolicy, Resources,
+    Sealed, Security, ServiceId, Timestamp, Ulimit,
+};
 
 /// What a user wants of a service. Stored as written; Warren never changes it by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +27,53 @@ pub struct ServiceSpec {
 pub struct TaskSpec {
     /// The image, in full form.
     pub image: ImageReference,
+    /// When a registry is asked for it.
+    pub pull: PullPolicy,
+    /// Credentials for the image's registry, if it needs any: a sealed [`super::RegistryAuth`].
+    pub registry_auth: Option<Sealed>,
     /// Replaces the image's entrypoint when set. An empty list clears it.
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command when not empty.
     pub args: Vec<String>,
     /// Added to the image's environment, replacing variables of the same name.
     pub env: Vec<(String, String)>,
-    /// How long a task may take to stop between SIGTERM and SIGKILL.
+    /// Replaces the image's working directory.
+    pub workdir: Option<PathBuf>,
+    /// Replaces the image's user: `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// Further groups of the process, names or numbers.
+    pub groups: Vec<String>,
+    /// The container's host name; service and slot when absent.
+    pub hostname: Option<String>,
+    /// Labels of the container.
+    pub labels: BTreeMap<String, String>,
+    /// Whether a small init is the first process: it reaps orphans and passes signals on.
+    pub init: bool,
+    /// Whether the process has a terminal.
+    pub tty: bool,
+    /// Resolver and host table.
+    pub names: Names,
+    /// What is mounted into it.
+    pub mounts: Vec<Mount>,
+    /// Whether its root file system can only be read.
+    pub read_only: bool,
+    /// Bytes of /dev/shm, 64 MiB when absent.
+    pub shm_size: Option<u64>,
+    /// What it may do.
+    pub security: Security,
+    /// Limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// What it is joined to.
+    pub network: NetworkMode,
+    /// What it may use.
+    pub resources: Resources,
+    /// How it is found out whether it works; what the image says when absent.
+    pub health: HealthCheck,
+    /// How much of its output is kept.
+    pub log: LogLimits,
+    /// Replaces the image's stop signal: its number.
+    pub stop_signal: Option<i32>,
+    /// How long a task may take to stop between its stop signal and SIGKILL.
     pub stop_grace: Duration,
     /// What happens when a task ends.
     pub restart: RestartPolicy,
@@ -55,6 +98,10 @@ pub struct RestartPolicy {
     pub condition: RestartCondition,
     /// Delay before the first replacement.
     pub delay: Duration,
+    /// Replacements of one slot within `window`; 0 for no limit.
+    pub max_attempts: u32,
+    /// How far back replacements are counted; zero for all of them.
+    pub window: Duration,
 }
 
 impl RestartPolicy {
@@ -66,7 +113,12 @@ impl RestartPolicy {
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { condition: RestartCondition::Any, delay: Duration::from_secs(1) }
+        Self {
+            condition: RestartCondition::Any,
+            delay: Duration::from_secs(1),
+            max_attempts: 0,
+            window: Duration::ZERO,
+        }
     }
 }
 
@@ -79,9 +131,29 @@ impl TaskSpec {
     pub fn new(image: ImageReference) -> Self {
         Self {
             image,
+            pull: PullPolicy::default(),
+            registry_auth: None,
             entrypoint: None,
             args: Vec::new(),
             env: Vec::new(),
+            workdir: None,
+            user: None,
+            groups: Vec::new(),
+            hostname: None,
+            labels: BTreeMap::new(),
+            init: false,
+            tty: false,
+            names: Names::default(),
+            mounts: Vec::new(),
+            read_only: false,
+            shm_size: None,
+            security: Security::default(),
+            ulimits: Vec::new(),
+            network: NetworkMode::default(),
+            resources: Resources::default(),
+            health: HealthCheck::default(),
+            log: LogLimits::default(),
+            stop_signal: None,
             stop_grace: DEFAULT_STOP_GRACE,
             restart: RestartPolicy::default(),
         }
@@ -102,6 +174,8 @@ pub struct Service {
     pub datapath_id: u32,
     /// What the user wants.
     pub spec: ServiceSpec,
+    /// What the user wanted before the last update: what a rollback returns to.
+    pub previous: Option<ServiceSpec>,
     /// Set when the user removed the service: its tasks are being shut down, then it goes.
     pub removing: bool,
     /// When it was created.

@@ -133,6 +133,35 @@ pub struct ContainerStatus {
     pub pid: u32,
     /// The exit status; 128 + n after signal n. `None` while it runs.
     pub exit_code: Option<i32>,
+    /// Whether the kernel killed one of its processes because its memory limit was reached.
+    pub oom_killed: bool,
+}
+
+/// Whether a container works, as its health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Health {
+    /// It has no health check.
+    #[default]
+    None,
+    /// Nothing is known yet.
+    Starting,
+    /// The last try was good.
+    Healthy,
+    /// Several tries in a row were not.
+    Unhealthy,
+}
+
+impl Health {
+    /// The word shown to people; empty without a health check.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 /// Where a task is, and why.
@@ -147,6 +176,8 @@ pub struct TaskStatus {
     pub message: String,
     /// The container, once there is one.
     pub container: Option<ContainerStatus>,
+    /// Whether it works.
+    pub health: Health,
 }
 
 /// One container's worth of a service.

@@ -236,6 +236,7 @@ mod tests {
             generation: 1,
             node: crate::model::NodeId::from_random(1),
             subnet: None,
+            ended: Vec::new(),
             tasks: Vec::new(),
             services: vec![crate::model::ServiceEndpoint {
                 id: crate::model::ServiceId::from_random(1),

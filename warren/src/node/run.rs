@@ -19,7 +19,7 @@ use super::{
     config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
-    local::NodeLocal,
+    local::{Images, NodeLocal},
     preflight,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     model::{Cluster, ClusterNetwork, Id, NodeId, Timestamp},
     net, observability,
     proto::v1::{
-        control_server::ControlServer, dispatcher_server::DispatcherServer,
+        control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
         node_local_server::NodeLocalServer,
     },
     raft, rpc,
@@ -109,16 +109,16 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         name: describe(config).name,
         containerd_socket: containerd.socket.clone(),
         containerd_pid: containerd.supervisor.as_ref().map(runtime::Supervisor::pid),
-        images,
         net: net.clone(),
-        store: store.clone(),
     };
+    let images = Images { node, images, store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
         .add_service(
             ControlServer::new(api::Control::new(store.clone(), Arc::new(adapters::HostListeners)))
                 .max_encoding_message_size(rpc::MAX_MESSAGE),
         )
+        .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());

@@ -29,6 +29,7 @@ fn service(n: u8, name: &str) -> Service {
             task: TaskSpec::new("web".parse().unwrap()),
             publish: vec![],
         },
+        previous: None,
         removing: false,
         created_at: Default::default(),
     }
@@ -51,6 +52,7 @@ fn task(n: u8, service: &Service, node: Option<u8>) -> Task {
             at: Default::default(),
             message: String::new(),
             container: None,
+            health: Default::default(),
         },
         created_at: Default::default(),
         start_at: Default::default(),

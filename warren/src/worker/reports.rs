@@ -113,7 +113,13 @@ mod tests {
     use crate::model::{TaskState, Timestamp};
 
     fn status(state: TaskState) -> TaskStatus {
-        TaskStatus { state, at: Timestamp(1), message: String::new(), container: None }
+        TaskStatus {
+            state,
+            at: Timestamp(1),
+            message: String::new(),
+            container: None,
+            health: Default::default(),
+        }
     }
 
     #[tokio::test]

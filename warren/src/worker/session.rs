@@ -172,6 +172,7 @@ fn differs(saved: &Assignment, new: &Assignment) -> bool {
         at: Timestamp::default(),
         message: String::new(),
         container: None,
+        health: Default::default(),
     };
     let asks = |a: &Assignment| {
         let mut a = Assignment { generation: 0, ..a.clone() };

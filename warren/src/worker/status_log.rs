@@ -100,8 +100,15 @@ impl StatusLog {
         let stored: Stored =
             serde_json::from_slice(&bytes).map_err(|_| SavedError::Damaged { path: path.clone() })?;
         let state = TaskState::from_number(stored.state).ok_or(SavedError::Damaged { path })?;
-        let container = stored.pid.map(|pid| ContainerStatus { pid, exit_code: stored.exit_code });
-        let status = TaskStatus { state, at: Timestamp(stored.at_ms), message: stored.message, container };
+        let container =
+            stored.pid.map(|pid| ContainerStatus { pid, exit_code: stored.exit_code, oom_killed: false });
+        let status = TaskStatus {
+            state,
+            at: Timestamp(stored.at_ms),
+            message: stored.message,
+            container,
+            health: Default::default(),
+        };
         Ok(Some(Record { status, boot: stored.boot }))
     }
 
@@ -142,6 +149,7 @@ fn damaged() -> TaskStatus {
         at: Timestamp::default(),
         message: String::new(),
         container: None,
+        health: Default::default(),
     }
 }
 
@@ -159,7 +167,8 @@ mod tests {
                 state: TaskState::Failed,
                 at: Timestamp(7),
                 message: "exited with status 3".into(),
-                container: Some(ContainerStatus { pid: 42, exit_code: Some(3) }),
+                container: Some(ContainerStatus { pid: 42, exit_code: Some(3), oom_killed: false }),
+                health: Default::default(),
             },
             boot: "boot".into(),
         };

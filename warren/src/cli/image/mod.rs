@@ -87,7 +87,7 @@ async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<()> {
             }
         }
     };
-    let mut node = context.node_local().await?;
+    let mut node = context.images().await?;
     let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let (sent, answer) = tokio::join!(send, node.import_image(requests));
     sent.map_err(|e| anyhow::anyhow!("cannot read {}: {e}", args.file.display()))?;
@@ -104,7 +104,7 @@ async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<()> {
 }
 
 async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
-    let answer = context.node_local().await?.list_images(ListImagesRequest {}).await?.into_inner();
+    let answer = context.images().await?.list_images(ListImagesRequest {}).await?.into_inner();
     let mut list = output::List::new(&["IMAGE", "DIGEST", "SIZE"]);
     for Image { reference, digest, size, created_at_ms } in answer.images {
         let familiar =
@@ -122,7 +122,7 @@ async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
 async fn rm(args: RmArgs, context: &Context) -> anyhow::Result<()> {
     let references =
         args.images.iter().map(|i| i.parse::<ImageReference>()).collect::<Result<Vec<_>, _>>()?;
-    let mut node = context.node_local().await?;
+    let mut node = context.images().await?;
     for reference in references {
         let request = RemoveImageRequest { reference: reference.to_string() };
         node.remove_image(request).await?;

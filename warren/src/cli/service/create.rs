@@ -70,7 +70,7 @@ impl Args {
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let spec = args.spec(|name| std::env::var(name).ok())?;
     let published = spec.publish.clone();
-    let request = CreateServiceRequest { spec: Some(spec.into()) };
+    let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth: None };
     let created = context.control().await?.create_service(request).await?.into_inner();
     let service = Service::try_from(created)?;
     for p in published.iter().filter(|p| p.host_ip.is_none()) {

@@ -29,8 +29,13 @@ pub(super) fn plan(view: &View, now: Timestamp) -> Plan {
         let ready =
             view.service(task.service).is_some_and(|s| s.datapath_id != 0 || numbered.contains(&s.id));
         if ready && task.status.state.may_move(TaskState::Pending, Writer::Allocator) {
-            let status =
-                TaskStatus { state: TaskState::Pending, at: now, message: String::new(), container: None };
+            let status = TaskStatus {
+                state: TaskState::Pending,
+                at: now,
+                message: String::new(),
+                container: None,
+                health: Default::default(),
+            };
             plan.push(Change::PutTask(Task { status, ..task.clone() }));
         }
     }

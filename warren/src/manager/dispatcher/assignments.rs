@@ -14,6 +14,7 @@ pub(in crate::manager) fn plan(view: &View, node: NodeId) -> Assignment {
         node,
         subnet: view.node(node).and_then(|n| n.subnet),
         tasks: view.tasks_of_node(node).filter(|t| !t.status.state.is_final()).cloned().collect(),
+        ended: view.tasks_of_node(node).filter(|t| t.status.state.is_final()).map(|t| t.id).collect(),
         services: endpoints(view),
     }
 }
@@ -48,6 +49,7 @@ pub(in crate::manager) fn is_news(old: &Assignment, new: &Assignment) -> bool {
     };
     old.node != new.node
         || old.subnet != new.subnet
+        || old.ended != new.ended
         || old.services != new.services
         || old.tasks.len() != new.tasks.len()
         || !old.tasks.iter().zip(&new.tasks).all(|(a, b)| same_task(a, b))
@@ -78,6 +80,7 @@ mod tests {
                 task: TaskSpec::new("web".parse().unwrap()),
                 publish: publish.iter().map(|p| p.parse().unwrap()).collect(),
             },
+            previous: None,
             removing,
             created_at: Timestamp(0),
         };
@@ -97,7 +100,13 @@ mod tests {
                 generation: 1,
             }),
             desired,
-            status: TaskStatus { state, at: Timestamp(1), message: String::new(), container: None },
+            status: TaskStatus {
+                state,
+                at: Timestamp(1),
+                message: String::new(),
+                container: None,
+                health: Default::default(),
+            },
             created_at: Timestamp(1),
             start_at: Timestamp(1),
         };

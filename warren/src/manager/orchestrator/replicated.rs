@@ -78,7 +78,13 @@ fn new_task(service: &Service, slot: u32, now: Timestamp, start_at: Timestamp, m
         node: None,
         attachment: None,
         desired: TaskState::Running,
-        status: TaskStatus { state: TaskState::New, at: now, message: String::new(), container: None },
+        status: TaskStatus {
+            state: TaskState::New,
+            at: now,
+            message: String::new(),
+            container: None,
+            health: Default::default(),
+        },
         created_at: now,
         start_at,
     }

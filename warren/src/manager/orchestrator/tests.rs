@@ -20,6 +20,7 @@ fn service(replicas: u32, restart: RestartPolicy) -> Service {
         spec_version: 1,
         datapath_id: 1,
         spec: ServiceSpec { name: "web".into(), labels: Default::default(), replicas, task, publish: vec![] },
+        previous: None,
         removing: false,
         created_at: Timestamp(0),
     }
@@ -54,7 +55,13 @@ fn task(service: &Service, n: usize, line: &str) -> Task {
         node: (reached >= TaskState::Assigned).then(|| NodeId::from_random(1)),
         attachment: None,
         desired,
-        status: TaskStatus { state: reached, at, message: String::new(), container: None },
+        status: TaskStatus {
+            state: reached,
+            at,
+            message: String::new(),
+            container: None,
+            health: Default::default(),
+        },
         created_at,
         start_at,
     }
@@ -103,7 +110,7 @@ fn check(replicas: u32, restart: RestartPolicy, tasks: &[&str], expected: &[&str
 }
 
 fn policy(condition: RestartCondition, delay_ms: u64) -> RestartPolicy {
-    RestartPolicy { condition, delay: Duration::from_millis(delay_ms) }
+    RestartPolicy { condition, delay: Duration::from_millis(delay_ms), ..RestartPolicy::default() }
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn task(n: u128, service: u128, on: Option<u8>) -> Task {
             at: Timestamp(0),
             message: String::new(),
             container: None,
+            health: Default::default(),
         },
         created_at: Timestamp(0),
         start_at: Timestamp(0),
@@ -161,6 +162,7 @@ fn allocation_gives_subnets_and_numbers_once() {
             task: TaskSpec::new("web".parse().unwrap()),
             publish: vec![],
         },
+        previous: None,
         removing: false,
         created_at: Timestamp(u64::try_from(n).unwrap()),
     };
@@ -221,6 +223,7 @@ async fn one_pass_takes_a_service_to_assigned_tasks() {
                     task: TaskSpec::new("web".parse().unwrap()),
                     publish: vec![],
                 },
+                previous: None,
                 removing: false,
                 created_at: Timestamp(0),
             });

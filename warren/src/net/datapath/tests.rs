@@ -105,6 +105,7 @@ impl Node {
                 v6: "fd00::/64".parse().unwrap(),
             }),
             tasks: vec![],
+            ended: vec![],
             services: vec![ServiceEndpoint {
                 id: ServiceId::from_random(5),
                 name: "web".into(),

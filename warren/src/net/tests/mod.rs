@@ -159,6 +159,7 @@ fn web(config: &Config, generation: u64, n: u8, ports: &[&str]) -> Arc<Assignmen
         node: config.node,
         subnet: Some(NodeSubnet { v4: "10.86.0.0/24".parse().unwrap(), v6: "fd00:86::/64".parse().unwrap() }),
         tasks: (1..=n).map(|i| running(config, i)).collect(),
+        ended: vec![],
         services: vec![ServiceEndpoint {
             id: ServiceId::from_random(5),
             name: "web".into(),
@@ -186,6 +187,7 @@ fn running(config: &Config, n: u8) -> Task {
             at: Timestamp(0),
             message: String::new(),
             container: None,
+            health: Default::default(),
         },
         created_at: Timestamp(0),
         start_at: Timestamp(0),

@@ -57,6 +57,7 @@ impl From<&Assignment> for v1::Assignment {
             subnet: a.subnet.as_ref().map(Into::into),
             tasks: a.tasks.iter().map(Into::into).collect(),
             services: a.services.iter().map(Into::into).collect(),
+            ended: a.ended.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -71,6 +72,7 @@ impl TryFrom<v1::Assignment> for Assignment {
             subnet: a.subnet.map(TryInto::try_into).transpose()?,
             tasks: many(a.tasks)?,
             services: many(a.services)?,
+            ended: a.ended.iter().map(|t| parse("assignment.ended", t)).collect::<Result<_, _>>()?,
         })
     }
 }

@@ -5,6 +5,7 @@
 //! milliseconds.
 
 mod assignment;
+mod container;
 mod node;
 mod raft;
 mod service;

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::{ConvertError, many, milliseconds, narrow, owned, parse, parse_net, required};
+use super::{ConvertError, container, many, milliseconds, narrow, owned, parse, parse_net, required};
 use crate::{
-    model::{PortSpec, Protocol, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec, Timestamp},
-    proto::v1::{self, restart_policy::Condition},
+    model::{
+        PortSpec, Protocol, RestartCondition, RestartPolicy, Sealed, Service, ServiceSpec, TaskSpec,
+        Timestamp,
+    },
+    proto::v1::{self, restart_policy::Condition, task_spec},
 };
 
 owned!(PortSpec, RestartPolicy, TaskSpec, ServiceSpec, Service);
@@ -51,7 +54,12 @@ impl From<&RestartPolicy> for v1::RestartPolicy {
             RestartCondition::OnFailure => Condition::OnFailure,
             RestartCondition::Any => Condition::Any,
         };
-        Self { condition: condition.into(), delay_ms: milliseconds(r.delay) }
+        Self {
+            condition: condition.into(),
+            delay_ms: milliseconds(r.delay),
+            max_attempts: r.max_attempts,
+            window_ms: milliseconds(r.window),
+        }
     }
 }
 
@@ -70,6 +78,8 @@ impl TryFrom<v1::RestartPolicy> for RestartPolicy {
                 Condition::Any => RestartCondition::Any,
             },
             delay: Duration::from_millis(r.delay_ms),
+            max_attempts: r.max_attempts,
+            window: Duration::from_millis(r.window_ms),
         })
     }
 }
@@ -87,6 +97,26 @@ impl From<&TaskSpec> for v1::TaskSpec {
                 .collect(),
             stop_grace_ms: milliseconds(t.stop_grace),
             restart: Some((&t.restart).into()),
+            pull: task_spec::PullPolicy::from(t.pull).into(),
+            registry_auth: t.registry_auth.as_ref().map(|s| s.0.clone()).unwrap_or_default(),
+            workdir: t.workdir.as_ref().map(|d| d.display().to_string()),
+            user: t.user.clone(),
+            groups: t.groups.clone(),
+            hostname: t.hostname.clone(),
+            labels: t.labels.clone().into_iter().collect(),
+            init: t.init,
+            tty: t.tty,
+            names: Some((&t.names).into()),
+            mounts: t.mounts.iter().map(Into::into).collect(),
+            read_only: t.read_only,
+            shm_size: t.shm_size,
+            security: Some((&t.security).into()),
+            ulimits: t.ulimits.iter().map(Into::into).collect(),
+            network: task_spec::NetworkMode::from(t.network).into(),
+            resources: Some((&t.resources).into()),
+            health: Some((&t.health).into()),
+            log: Some((&t.log).into()),
+            stop_signal: t.stop_signal,
         }
     }
 }
@@ -102,6 +132,27 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             env: t.env.into_iter().map(|e| (e.name, e.value)).collect(),
             stop_grace: Duration::from_millis(t.stop_grace_ms),
             restart: required("task.restart", t.restart)?.try_into()?,
+            pull: container::pull_policy(t.pull)?,
+            registry_auth: (!t.registry_auth.is_empty()).then_some(Sealed(t.registry_auth)),
+            workdir: t.workdir.map(Into::into),
+            user: t.user,
+            groups: t.groups,
+            hostname: t.hostname,
+            labels: t.labels.into_iter().collect(),
+            init: t.init,
+            tty: t.tty,
+            // Absent in what was stored before there were such options: the defaults.
+            names: t.names.map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            mounts: many(t.mounts)?,
+            read_only: t.read_only,
+            shm_size: t.shm_size,
+            security: t.security.map(Into::into).unwrap_or_default(),
+            ulimits: t.ulimits.into_iter().map(Into::into).collect(),
+            network: container::network_mode(t.network)?,
+            resources: t.resources.map(Into::into).unwrap_or_default(),
+            health: t.health.map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            log: t.log.map(Into::into).unwrap_or_default(),
+            stop_signal: t.stop_signal,
         })
     }
 }
@@ -142,6 +193,7 @@ impl From<&Service> for v1::Service {
             spec: Some((&s.spec).into()),
             removing: s.removing,
             created_at_ms: s.created_at.0,
+            previous: s.previous.as_ref().map(Into::into),
         }
     }
 }
@@ -158,6 +210,7 @@ impl TryFrom<v1::Service> for Service {
             spec: required("service.spec", s.spec)?.try_into()?,
             removing: s.removing,
             created_at: Timestamp(s.created_at_ms),
+            previous: s.previous.map(TryInto::try_into).transpose()?,
         })
     }
 }

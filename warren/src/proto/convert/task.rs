@@ -2,8 +2,8 @@
 
 use super::{ConvertError, owned, parse, parse_net, required};
 use crate::{
-    model::{Attachment, ContainerStatus, Task, TaskState, TaskStatus, Timestamp},
-    proto::v1,
+    model::{Attachment, ContainerStatus, Health, Task, TaskState, TaskStatus, Timestamp},
+    proto::v1::{self, task_status},
 };
 
 owned!(ContainerStatus, TaskStatus, Attachment, Task);
@@ -16,13 +16,13 @@ fn state(field: &'static str, number: u32) -> Result<TaskState, ConvertError> {
 
 impl From<&ContainerStatus> for v1::ContainerStatus {
     fn from(c: &ContainerStatus) -> Self {
-        Self { pid: c.pid, exit_code: c.exit_code }
+        Self { pid: c.pid, exit_code: c.exit_code, oom_killed: c.oom_killed }
     }
 }
 
 impl From<v1::ContainerStatus> for ContainerStatus {
     fn from(c: v1::ContainerStatus) -> Self {
-        Self { pid: c.pid, exit_code: c.exit_code }
+        Self { pid: c.pid, exit_code: c.exit_code, oom_killed: c.oom_killed }
     }
 }
 
@@ -33,6 +33,13 @@ impl From<&TaskStatus> for v1::TaskStatus {
             at_ms: s.at.0,
             message: s.message.clone(),
             container: s.container.as_ref().map(Into::into),
+            health: match s.health {
+                Health::None => task_status::Health::None,
+                Health::Starting => task_status::Health::Starting,
+                Health::Healthy => task_status::Health::Healthy,
+                Health::Unhealthy => task_status::Health::Unhealthy,
+            }
+            .into(),
         }
     }
 }
@@ -46,6 +53,15 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             at: Timestamp(s.at_ms),
             message: s.message,
             container: s.container.map(Into::into),
+            health: match task_status::Health::try_from(s.health).map_err(|_| {
+                let why = format_args!("{} is not a health; update this node", s.health);
+                ConvertError::new("task.status.health", why)
+            })? {
+                task_status::Health::None => Health::None,
+                task_status::Health::Starting => Health::Starting,
+                task_status::Health::Healthy => Health::Healthy,
+                task_status::Health::Unhealthy => Health::Unhealthy,
+            },
         })
     }
 }

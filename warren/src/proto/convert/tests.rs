@@ -50,24 +50,168 @@ fn port() -> impl Strategy<Value = PortSpec> {
 
 fn restart() -> impl Strategy<Value = RestartPolicy> {
     let all = vec![RestartCondition::None, RestartCondition::OnFailure, RestartCondition::Any];
-    (prop::sample::select(all), duration()).prop_map(|(condition, delay)| RestartPolicy { condition, delay })
+    (prop::sample::select(all), duration(), any::<u32>(), duration()).prop_map(
+        |(condition, delay, max_attempts, window)| RestartPolicy { condition, delay, max_attempts, window },
+    )
 }
 
 fn words() -> impl Strategy<Value = Vec<String>> {
     vec(".{0,6}", 0..3)
 }
 
-fn task_spec() -> impl Strategy<Value = TaskSpec> {
-    (image(), option::of(words()), words(), vec((".{0,5}", ".{0,5}"), 0..3), duration(), restart()).prop_map(
-        |(image, entrypoint, args, env, stop_grace, restart)| TaskSpec {
-            image,
-            entrypoint,
-            args,
-            env,
-            stop_grace,
-            restart,
+fn ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u32>().prop_map(|b| IpAddr::V4(Ipv4Addr::from(b))),
+        any::<u128>().prop_map(|b| IpAddr::V6(Ipv6Addr::from(b))),
+    ]
+}
+
+prop_compose! {
+    fn names()(
+        hosts in vec((".{0,5}", ip()), 0..3), dns in vec(ip(), 0..3), dns_search in words(),
+        dns_options in words(),
+    ) -> Names {
+        Names { hosts, dns, dns_search, dns_options }
+    }
+}
+
+fn mount() -> impl Strategy<Value = Mount> {
+    let source = prop_oneof![
+        (".{0,6}", prop::sample::select(Propagation::ALL.to_vec()), any::<bool>(), any::<bool>()).prop_map(
+            |(path, propagation, non_recursive, create)| MountSource::Bind {
+                path: path.into(),
+                propagation,
+                non_recursive,
+                create,
+            }
+        ),
+        (option::of(".{1,5}"), any::<bool>(), labels())
+            .prop_map(|(name, no_copy, labels)| MountSource::Volume { name, no_copy, labels }),
+        (any::<Option<u64>>(), any::<Option<u32>>())
+            .prop_map(|(size, mode)| MountSource::Tmpfs { size, mode }),
+    ];
+    (source, ".{0,6}", any::<bool>()).prop_map(|(source, target, read_only)| Mount {
+        source,
+        target: target.into(),
+        read_only,
+    })
+}
+
+fn security() -> impl Strategy<Value = Security> {
+    let device = (".{0,4}", ".{0,4}", "[rwm]{0,3}").prop_map(|(host, container, access)| Device {
+        host: host.into(),
+        container: container.into(),
+        access,
+    });
+    let seccomp = prop_oneof![
+        Just(Seccomp::Default),
+        Just(Seccomp::Unconfined),
+        r"\{.{0,5}\}".prop_map(Seccomp::Profile),
+    ];
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (words(), words(), flags, vec(device, 0..3), labels(), seccomp, option::of(".{0,5}")).prop_map(
+        |(cap_add, cap_drop, flags, devices, sysctls, seccomp, apparmor)| Security {
+            cap_add,
+            cap_drop,
+            privileged: flags.0,
+            devices,
+            sysctls,
+            seccomp,
+            no_new_privileges: flags.1,
+            unmasked_paths: flags.2,
+            apparmor,
         },
     )
+}
+
+prop_compose! {
+    fn resources()(
+        sizes: (Option<u64>, Option<u64>, Option<u64>, Option<u64>), memory_swap: Option<i64>,
+        oom_score_adj: Option<i32>,
+    ) -> Resources {
+        let (nano_cpus, memory, memory_reservation, pids) = sizes;
+        Resources { nano_cpus, memory, memory_reservation, memory_swap, pids, oom_score_adj }
+    }
+}
+
+fn health() -> impl Strategy<Value = HealthCheck> {
+    let http = (
+        any::<bool>(),
+        any::<u16>(),
+        ".{0,5}",
+        ".{0,5}",
+        vec((".{0,4}", ".{0,4}"), 0..3),
+        vec(any::<(u16, u16)>(), 0..3),
+    )
+        .prop_map(|(https, port, path, method, headers, statuses)| HttpProbe {
+            https,
+            port,
+            path,
+            method,
+            headers,
+            statuses,
+        });
+    let probe = prop_oneof![
+        Just(Probe::Disabled),
+        words().prop_map(Probe::Command),
+        ".{0,6}".prop_map(Probe::Shell),
+        http.prop_map(Probe::Http),
+        any::<u16>().prop_map(Probe::Tcp),
+    ];
+    let some = || option::of(duration());
+    (option::of(probe), some(), some(), any::<Option<u32>>(), some(), some()).prop_map(
+        |(probe, interval, timeout, retries, start_period, start_interval)| HealthCheck {
+            probe,
+            interval,
+            timeout,
+            retries,
+            start_period,
+            start_interval,
+        },
+    )
+}
+
+prop_compose! {
+    /// The parts that say how the container is made.
+    fn made(spec: TaskSpec)(
+        text in (option::of(".{0,5}"), option::of(".{0,5}"), words(), option::of(".{0,5}")),
+        flags: (bool, bool, bool), names in names(), mounts in vec(mount(), 0..3), shm_size: Option<u64>,
+        security in security(), ulimits in vec((".{0,4}", any::<u64>(), any::<u64>()), 0..3),
+        network in prop::sample::select(vec![NetworkMode::Cluster, NetworkMode::Host, NetworkMode::None]),
+        resources in resources(), health in health(),
+    ) -> TaskSpec {
+        let ulimit = |(name, soft, hard): &(String, u64, u64)| Ulimit { name: name.clone(), soft: *soft, hard: *hard };
+        TaskSpec {
+            workdir: text.0.clone().map(Into::into), user: text.1.clone(), groups: text.2.clone(),
+            hostname: text.3.clone(), init: flags.0, tty: flags.1, read_only: flags.2, names: names.clone(),
+            mounts: mounts.clone(), shm_size, security: security.clone(),
+            ulimits: ulimits.iter().map(ulimit).collect(), network, resources: resources.clone(),
+            health: health.clone(), ..spec.clone()
+        }
+    }
+}
+
+fn task_spec() -> impl Strategy<Value = TaskSpec> {
+    let pull = prop::sample::select(vec![PullPolicy::Always, PullPolicy::Missing, PullPolicy::Never]);
+    let sealed = option::of(vec(any::<u8>(), 1..5).prop_map(Sealed));
+    let process = (image(), option::of(words()), words(), vec((".{0,5}", ".{0,5}"), 0..3), labels());
+    (process, pull, sealed, duration(), restart(), any::<(u64, u32)>(), any::<Option<i32>>())
+        .prop_map(|(process, pull, registry_auth, stop_grace, restart, log, stop_signal)| TaskSpec {
+            entrypoint: process.1,
+            args: process.2,
+            env: process.3,
+            labels: process.4,
+            pull,
+            registry_auth,
+            stop_grace,
+            restart,
+            log: LogLimits { max_size: log.0, max_files: log.1 },
+            stop_signal,
+            ..TaskSpec::new(process.0)
+        })
+        .prop_flat_map(made)
+        // On the heap: these values are large, and what is made of them larger.
+        .boxed()
 }
 
 fn labels() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
@@ -75,27 +219,38 @@ fn labels() -> impl Strategy<Value = std::collections::BTreeMap<String, String>>
 }
 
 fn service_spec() -> impl Strategy<Value = ServiceSpec> {
-    (".{0,9}", labels(), any::<u32>(), task_spec(), vec(port(), 0..3)).prop_map(
-        |(name, labels, replicas, task, publish)| ServiceSpec { name, labels, replicas, task, publish },
-    )
+    (".{0,9}", labels(), any::<u32>(), task_spec(), vec(port(), 0..3))
+        .prop_map(|(name, labels, replicas, task, publish)| ServiceSpec {
+            name,
+            labels,
+            replicas,
+            task,
+            publish,
+        })
+        .boxed()
 }
 
 prop_compose! {
     fn service()(
         id in id(), version: u64, spec_version: u64, datapath_id: u32, spec in service_spec(),
-        removing: bool, at: u64,
+        previous in option::of(service_spec()), removing: bool, at: u64,
     ) -> Service {
-        Service { id, version, spec_version, datapath_id, spec, removing, created_at: Timestamp(at) }
+        Service {
+            id, version, spec_version, datapath_id, spec, previous, removing, created_at: Timestamp(at),
+        }
     }
 }
 
 prop_compose! {
     fn status()(
         state in prop::sample::select(TaskState::ALL.to_vec()), at: u64, message in ".{0,9}",
-        container in option::of((any::<u32>(), option::of(any::<i32>()))),
+        container in option::of((any::<u32>(), option::of(any::<i32>()), any::<bool>())),
+        health in prop::sample::select(
+            vec![Health::None, Health::Starting, Health::Healthy, Health::Unhealthy]),
     ) -> TaskStatus {
-        let container = container.map(|(pid, exit_code)| ContainerStatus { pid, exit_code });
-        TaskStatus { state, at: Timestamp(at), message, container }
+        let container =
+            container.map(|(pid, exit_code, oom_killed)| ContainerStatus { pid, exit_code, oom_killed });
+        TaskStatus { state, at: Timestamp(at), message, container, health }
     }
 }
 
@@ -160,9 +315,9 @@ prop_compose! {
 prop_compose! {
     fn assignment()(
         generation: u64, node in id(), subnet in option::of(subnet()), tasks in vec(task(), 0..3),
-        services in vec(endpoint(), 0..3),
+        ended in vec(id(), 0..3), services in vec(endpoint(), 0..3),
     ) -> Assignment {
-        Assignment { generation, node, subnet, tasks, services }
+        Assignment { generation, node, subnet, tasks, ended, services }
     }
 }
 
@@ -170,8 +325,8 @@ fn action() -> impl Strategy<Value = StoreAction> {
     let change = prop_oneof![
         cluster().prop_map(Change::PutCluster),
         node().prop_map(Change::PutNode),
-        service().prop_map(Change::PutService),
-        task().prop_map(Change::PutTask),
+        service().prop_map(Change::PutService).boxed(),
+        task().prop_map(Change::PutTask).boxed(),
         id().prop_map(Change::RemoveNode),
         id().prop_map(Change::RemoveService),
         id().prop_map(Change::RemoveTask),

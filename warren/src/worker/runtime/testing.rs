@@ -277,6 +277,7 @@ pub fn task(n: u128, spec: TaskSpec) -> Task {
             at: Timestamp(0),
             message: String::new(),
             container: None,
+            health: Default::default(),
         },
         created_at: Timestamp(0),
         start_at: Timestamp(0),

@@ -385,7 +385,7 @@ impl Machine {
     }
 
     fn started(&mut self, pid: u32) {
-        self.status.container = Some(ContainerStatus { pid, exit_code: None });
+        self.status.container = Some(ContainerStatus { pid, exit_code: None, oom_killed: false });
         self.go(Phase::Started { pid });
     }
 
@@ -399,7 +399,7 @@ impl Machine {
             return self.end(TaskState::Failed, "container is gone".into(), now);
         }
         let pid = self.status.container.map_or(0, |c| c.pid);
-        self.status.container = Some(ContainerStatus { pid, exit_code: Some(exit.code) });
+        self.status.container = Some(ContainerStatus { pid, exit_code: Some(exit.code), oom_killed: false });
         match exit.code {
             _ if self.stopping() => self.end(TaskState::Shutdown, message.to_owned(), now),
             0 => self.end(TaskState::Complete, String::new(), now),
@@ -414,7 +414,13 @@ impl Machine {
             return;
         }
         let state = if self.stopping() { TaskState::Shutdown } else { state };
-        self.end = Some(TaskStatus { state, at: now, message, container: self.status.container });
+        self.end = Some(TaskStatus {
+            state,
+            at: now,
+            message,
+            container: self.status.container,
+            health: self.status.health,
+        });
         let may_be_open = self.attached
             && !matches!(
                 self.phase,
@@ -460,10 +466,10 @@ impl Machine {
 
     fn record(&self, state: TaskState, now: Timestamp) -> TaskStatus {
         let container = match self.phase {
-            Phase::Started { pid } => Some(ContainerStatus { pid, exit_code: None }),
+            Phase::Started { pid } => Some(ContainerStatus { pid, exit_code: None, oom_killed: false }),
             _ => None,
         };
-        TaskStatus { state, at: now, message: String::new(), container }
+        TaskStatus { state, at: now, message: String::new(), container, health: self.status.health }
     }
 
     /// Goes on from a record's status.
@@ -480,7 +486,13 @@ impl Machine {
         let state = state.max(self.status.state);
         if state != self.status.state || message != self.status.message {
             let at = if state == self.status.state { self.status.at } else { now };
-            self.status = TaskStatus { state, at, message: message.into(), container: self.status.container };
+            self.status = TaskStatus {
+                state,
+                at,
+                message: message.into(),
+                container: self.status.container,
+                health: self.status.health,
+            };
         }
     }
 }

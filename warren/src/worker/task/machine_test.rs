@@ -134,7 +134,7 @@ fn a_whole_life_in_order() {
         ["Attach", "Prepare", "Record starting", "Start", "Record running", "Serve(true)"]
     );
     assert_eq!(m.status().state, TaskState::Running);
-    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None }));
+    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }));
 
     m.desire(TaskState::Shutdown, now);
     let down = settle(&mut m, &mut world, &mut now);
@@ -144,7 +144,10 @@ fn a_whole_life_in_order() {
     );
     assert_eq!(m.status().state, TaskState::Shutdown);
     assert_eq!(m.status().message, "killed after its stop grace of 20ms");
-    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: Some(137) }));
+    assert_eq!(
+        m.status().container,
+        Some(ContainerStatus { pid: 7, exit_code: Some(137), oom_killed: false })
+    );
 }
 
 #[test]
@@ -205,7 +208,7 @@ fn an_end_that_nobody_saw_is_not_called_a_signal() {
     world.container = Some(ContainerState::Stopped(Exit::UNSEEN));
     settle(&mut m, &mut world, &mut now);
     assert_eq!((m.status().state, m.status().message.as_str()), (TaskState::Failed, "container is gone"));
-    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None }));
+    assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }));
 }
 
 #[test]
@@ -316,8 +319,15 @@ fn what_is_found_decides_where_to_go_on() {
     use TaskState::{Assigned, Failed, Running, Starting};
     let running = Some(ContainerState::Running { pid: 7 });
     let record = |state, boot: &str| {
-        let container = (state == Running).then_some(ContainerStatus { pid: 7, exit_code: None });
-        let status = TaskStatus { state, at: Timestamp(5), message: String::new(), container };
+        let container =
+            (state == Running).then_some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false });
+        let status = TaskStatus {
+            state,
+            at: Timestamp(5),
+            message: String::new(),
+            container,
+            health: Default::default(),
+        };
         Some(Record { status, boot: boot.into() })
     };
     let starting = || record(Starting, BOOT);

@@ -53,6 +53,7 @@ pub fn a_task(n: u8) -> Task {
             at: Timestamp(1),
             message: String::new(),
             container: None,
+            health: Default::default(),
         },
         created_at: Timestamp(1),
         start_at: Timestamp(0),
@@ -66,6 +67,7 @@ pub fn an_assignment(generation: u64, tasks: impl IntoIterator<Item = Task>) -> 
         generation,
         node: a_node(),
         subnet: None,
+        ended: Vec::new(),
         tasks: tasks.into_iter().collect(),
         services: Vec::new(),
     }

@@ -51,7 +51,11 @@ impl Node {
 
     pub(in crate::manager) async fn report(&self, task: TaskId, state: TaskState) -> Result<(), Status> {
         let at = system_clock()();
-        self.report_status(task, TaskStatus { state, at, message: String::new(), container: None }).await
+        self.report_status(
+            task,
+            TaskStatus { state, at, message: String::new(), container: None, health: Default::default() },
+        )
+        .await
     }
 
     async fn report_status(&self, task: TaskId, status: TaskStatus) -> Result<(), Status> {
@@ -89,6 +93,7 @@ fn task(n: u128, node: NodeId) -> Task {
             at: Timestamp(1),
             message: String::new(),
             container: None,
+            health: Default::default(),
         },
         created_at: Timestamp(1),
         start_at: Timestamp(1),
@@ -233,7 +238,8 @@ async fn old_news_is_taken_without_an_error_and_changes_nothing() {
         state: TaskState::Running,
         at: Timestamp(u64::MAX / 2),
         message: "unhealthy".into(),
-        container: Some(ContainerStatus { pid: 7, exit_code: None }),
+        container: Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }),
+        health: Default::default(),
     };
     node.report_status(t, status.clone()).await.unwrap();
     assert_eq!(w.store.view().task(t).unwrap().status, status);

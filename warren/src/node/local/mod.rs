@@ -1,18 +1,19 @@
-//! The `NodeLocal` service: what a user asks of this one node.
+//! What a user asks of this one node, a file per service; here `NodeLocal`: the node and its network.
 
-use std::{collections::BTreeSet, path::PathBuf};
+mod images;
 
-use futures::TryStreamExt as _;
+use std::path::PathBuf;
+
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
+
+pub(super) use self::images::Images;
 
 use super::config::Layout;
 use crate::{
-    model::{ImageReference, NodeId},
+    model::NodeId,
     net,
-    proto::v1::{self, import_image_request::Part, node_local_server},
-    store::Store,
-    worker::runtime::{ImageError, ImageStore},
+    proto::v1::{self, node_local_server},
 };
 
 /// Answers for this node.
@@ -22,86 +23,15 @@ pub(super) struct NodeLocal {
     pub(super) name: String,
     pub(super) containerd_socket: PathBuf,
     pub(super) containerd_pid: Option<watch::Receiver<Option<u32>>>,
-    pub(super) images: ImageStore,
     pub(super) net: net::Handle,
-    pub(super) store: Store,
-}
-
-fn image_error(e: &ImageError) -> Status {
-    let code = match e {
-        ImageError::NotFound(_) => tonic::Code::NotFound,
-        ImageError::InUse(_) => tonic::Code::FailedPrecondition,
-        ImageError::Away(_) => tonic::Code::Unavailable,
-        ImageError::Io(_) | ImageError::Refused(_) | ImageError::Layer { .. } => tonic::Code::Internal,
-        _ => tonic::Code::InvalidArgument,
-    };
-    Status::new(code, e.to_string())
-}
-
-fn reference(text: &str) -> Result<ImageReference, Status> {
-    text.parse().map_err(|e: crate::model::ImageReferenceError| Status::invalid_argument(e.to_string()))
 }
 
 fn net_error(e: &net::NetError) -> Status {
     Status::internal(e.to_string())
 }
 
-impl NodeLocal {
-    /// Images that a service or a task of this node names.
-    fn images_in_use(&self) -> BTreeSet<ImageReference> {
-        let view = self.store.view();
-        let services = view.services().map(|s| s.spec.task.image.clone());
-        let tasks = view.tasks_of_node(self.node).filter(|t| !t.status.state.is_final());
-        services.chain(tasks.map(|t| t.spec.image.clone())).collect()
-    }
-}
-
 #[tonic::async_trait]
 impl node_local_server::NodeLocal for NodeLocal {
-    async fn import_image(
-        &self,
-        request: Request<Streaming<v1::ImportImageRequest>>,
-    ) -> Result<Response<v1::ImportImageResponse>, Status> {
-        let mut parts = request.into_inner();
-        let Some(v1::ImportImageRequest { part: Some(Part::Reference(named)) }) = parts.message().await?
-        else {
-            return Err(Status::invalid_argument("an import begins with the reference, which may be empty"));
-        };
-        let named = if named.is_empty() { None } else { Some(reference(&named)?) };
-        let chunks = parts.map_err(std::io::Error::other).try_filter_map(|m| async move {
-            Ok(match m.part {
-                Some(Part::Chunk(bytes)) => Some(bytes::Bytes::from(bytes)),
-                _ => None,
-            })
-        });
-        let archive = tokio_util::io::StreamReader::new(Box::pin(chunks));
-        let imported = self.images.import(archive, named.as_ref()).await.map_err(|e| image_error(&e))?;
-        let all = self.images.list().await.map_err(|e| image_error(&e))?;
-        let images = all
-            .into_iter()
-            .filter(|i| imported.iter().any(|n| n.reference == i.reference))
-            .map(image)
-            .collect();
-        Ok(Response::new(v1::ImportImageResponse { images }))
-    }
-
-    async fn list_images(
-        &self,
-        _: Request<v1::ListImagesRequest>,
-    ) -> Result<Response<v1::ListImagesResponse>, Status> {
-        let all = self.images.list().await.map_err(|e| image_error(&e))?;
-        Ok(Response::new(v1::ListImagesResponse { images: all.into_iter().map(image).collect() }))
-    }
-
-    async fn remove_image(
-        &self,
-        request: Request<v1::RemoveImageRequest>,
-    ) -> Result<Response<v1::RemoveImageResponse>, Status> {
-        let reference = reference(&request.into_inner().reference)?;
-        self.images.remove(&reference, || self.images_in_use()).await.map_err(|e| image_error(&e))?;
-        Ok(Response::new(v1::RemoveImageResponse {}))
-    }
-
     async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let containerd_pid = self.containerd_pid.as_ref().and_then(|p| *p.borrow());
         Ok(Response::new(v1::InfoResponse {
@@ -195,14 +125,5 @@ impl node_local_server::NodeLocal for NodeLocal {
                 })
                 .collect(),
         }))
-    }
-}
-
-fn image(i: crate::worker::runtime::ImageInfo) -> v1::Image {
-    v1::Image {
-        reference: i.reference.to_string(),
-        digest: i.digest,
-        size: i.size,
-        created_at_ms: i.created_at.0,
     }
 }

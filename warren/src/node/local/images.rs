@@ -1,0 +1,102 @@
+//! The `Images` service: what there is to run on this node.
+
+use std::collections::BTreeSet;
+
+use futures::TryStreamExt as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    model::{ImageReference, NodeId},
+    proto::v1::{self, images_server, import_image_request::Part},
+    store::Store,
+    worker::runtime::{ImageError, ImageStore},
+};
+
+/// Answers for this node's images.
+pub(in crate::node) struct Images {
+    pub(in crate::node) node: NodeId,
+    pub(in crate::node) images: ImageStore,
+    pub(in crate::node) store: Store,
+}
+
+fn image_error(e: &ImageError) -> Status {
+    let code = match e {
+        ImageError::NotFound(_) => tonic::Code::NotFound,
+        ImageError::InUse(_) => tonic::Code::FailedPrecondition,
+        ImageError::Away(_) => tonic::Code::Unavailable,
+        ImageError::Io(_) | ImageError::Refused(_) | ImageError::Layer { .. } => tonic::Code::Internal,
+        _ => tonic::Code::InvalidArgument,
+    };
+    Status::new(code, e.to_string())
+}
+
+fn reference(text: &str) -> Result<ImageReference, Status> {
+    text.parse().map_err(|e: crate::model::ImageReferenceError| Status::invalid_argument(e.to_string()))
+}
+
+impl Images {
+    /// Images that a service, what it can be rolled back to, or a task of this node names.
+    fn in_use(&self) -> BTreeSet<ImageReference> {
+        let view = self.store.view();
+        let specs = view.services().flat_map(|s| std::iter::once(&s.spec).chain(&s.previous));
+        let services = specs.map(|s| s.task.image.clone());
+        let tasks = view.tasks_of_node(self.node).filter(|t| !t.status.state.is_final());
+        services.chain(tasks.map(|t| t.spec.image.clone())).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl images_server::Images for Images {
+    async fn import_image(
+        &self,
+        request: Request<Streaming<v1::ImportImageRequest>>,
+    ) -> Result<Response<v1::ImportImageResponse>, Status> {
+        let mut parts = request.into_inner();
+        let Some(v1::ImportImageRequest { part: Some(Part::Reference(named)) }) = parts.message().await?
+        else {
+            return Err(Status::invalid_argument("an import begins with the reference, which may be empty"));
+        };
+        let named = if named.is_empty() { None } else { Some(reference(&named)?) };
+        let chunks = parts.map_err(std::io::Error::other).try_filter_map(|m| async move {
+            Ok(match m.part {
+                Some(Part::Chunk(bytes)) => Some(bytes::Bytes::from(bytes)),
+                _ => None,
+            })
+        });
+        let archive = tokio_util::io::StreamReader::new(Box::pin(chunks));
+        let imported = self.images.import(archive, named.as_ref()).await.map_err(|e| image_error(&e))?;
+        let all = self.images.list().await.map_err(|e| image_error(&e))?;
+        let images = all
+            .into_iter()
+            .filter(|i| imported.iter().any(|n| n.reference == i.reference))
+            .map(image)
+            .collect();
+        Ok(Response::new(v1::ImportImageResponse { images }))
+    }
+
+    async fn list_images(
+        &self,
+        _: Request<v1::ListImagesRequest>,
+    ) -> Result<Response<v1::ListImagesResponse>, Status> {
+        let all = self.images.list().await.map_err(|e| image_error(&e))?;
+        Ok(Response::new(v1::ListImagesResponse { images: all.into_iter().map(image).collect() }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Result<Response<v1::RemoveImageResponse>, Status> {
+        let reference = reference(&request.into_inner().reference)?;
+        self.images.remove(&reference, || self.in_use()).await.map_err(|e| image_error(&e))?;
+        Ok(Response::new(v1::RemoveImageResponse {}))
+    }
+}
+
+fn image(i: crate::worker::runtime::ImageInfo) -> v1::Image {
+    v1::Image {
+        reference: i.reference.to_string(),
+        digest: i.digest,
+        size: i.size,
+        created_at_ms: i.created_at.0,
+    }
+}
