@@ -128,8 +128,9 @@ impl Site {
         site.table::<[u8; 4], _>(map::LOCAL4)?.insert(NODE.octets(), Local { ifindex: 2 }, 0)?;
         let config = Config { netns_cookie: cookie()?, ..Config::DEFAULT };
         Array::try_from(site.ebpf.map_mut(map::CONFIG).context("map")?)?.set(0, config, 0)?;
-        let mut routes =
-            lpm_trie::LpmTrie::<_, [u8; 4], Route>::try_from(site.ebpf.map_mut(map::ROUTE4).context("map")?)?;
+        let mut routes = lpm_trie::LpmTrie::<_, [u8; 4], Route<[u8; 4]>>::try_from(
+            site.ebpf.map_mut(map::ROUTE4).context("map")?,
+        )?;
         let connected = Route { ifindex: 2, source: NODE.octets(), flags: 0, mtu: 1500 };
         routes.insert(&lpm_trie::Key::new(24, [192, 0, 2, 0]), connected, 0)?;
         ensure!(!forwards("ipv4/ip_forward")? && !forwards("ipv4/conf/all/forwarding")?, "forwarding is off");

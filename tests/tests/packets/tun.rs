@@ -120,8 +120,9 @@ fn node() -> Result<(Site, Place, Wire)> {
     })?;
     site.attach(program::NODE_IN_L3, "tun0")?;
     site.table::<[u8; 4], _>(map::LOCAL4)?.insert(NODE.octets(), Local { ifindex: TUN }, 0)?;
-    let mut routes =
-        lpm_trie::LpmTrie::<_, [u8; 4], Route>::try_from(site.ebpf.map_mut(map::ROUTE4).context("map")?)?;
+    let mut routes = lpm_trie::LpmTrie::<_, [u8; 4], Route<[u8; 4]>>::try_from(
+        site.ebpf.map_mut(map::ROUTE4).context("map")?,
+    )?;
     let connected = Route { ifindex: TUN, source: NODE.octets(), flags: 0, mtu: 1500 };
     routes.insert(&lpm_trie::Key::new(24, [198, 51, 100, 0]), connected, 0)?;
     Ok((site, client, Wire::new(ours, theirs)?))
