@@ -3,4 +3,5 @@
 mod fixture;
 mod images;
 mod life;
+mod pull;
 mod supervision;
