@@ -177,11 +177,17 @@ impl Containerd {
     async fn create_process(&self, task: TaskId, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
         // containerd knows of no process here; what an earlier one left would be in the way.
         let config = self.config.clone();
-        blocking(move || remains::sweep_if_any(&config, task)).await?;
+        let output = blocking(move || {
+            remains::sweep_if_any(&config, task)?;
+            config.logs.address(task)
+        })
+        .await?;
         let r = CreateTaskRequest {
             container_id: task.to_string(),
             rootfs,
             options: Some(self.options()),
+            stdout: output.clone(),
+            stderr: output,
             ..CreateTaskRequest::default()
         };
         let deadline = Instant::now() + UNDOING;
@@ -350,7 +356,9 @@ impl Runtime for Containerd {
         let mounts = self.snapshot(task.id, &image).await?;
         let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
         let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
+        let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
         let accounts = blocking(move || {
+            logs.prepare(id, limits)?;
             to_write.write(&hostname, attachment.as_ref())?;
             rootfs::accounts(&read)
         })

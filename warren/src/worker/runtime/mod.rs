@@ -32,7 +32,10 @@ pub use self::{
     reset::{ResetError, reset},
     supervisor::{Supervisor, SupervisorConfig, SupervisorError},
 };
-use crate::model::{NodeId, TaskId};
+use crate::{
+    model::{NodeId, TaskId},
+    worker::logs::Logs,
+};
 
 /// The snapshotter images are unpacked into.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -52,6 +55,8 @@ pub struct RuntimeConfig {
     pub data_dir: PathBuf,
     /// Parent of the containers' cgroups in every hierarchy, `/warren/<node>`.
     pub cgroup_parent: String,
+    /// Where what they write goes. It outlives them.
+    pub logs: Logs,
 }
 
 impl RuntimeConfig {
@@ -63,6 +68,7 @@ impl RuntimeConfig {
             socket,
             namespace: format!("warren-{node}"),
             state_dir,
+            logs: Logs::below(&data_dir),
             data_dir,
             cgroup_parent: format!("/warren/{node}"),
         }
