@@ -13,12 +13,20 @@ use crate::model::{Attachment, Task, TaskId};
 pub struct Exit {
     /// Exit status; 128 + n after signal n.
     pub code: i32,
+    /// Whether the kernel killed one of its processes because memory ran out.
+    pub oom_killed: bool,
 }
 
 impl Exit {
     /// Nobody was there to see how it ended: the machine or what watched the container went first.
     /// No real exit status is negative.
-    pub const UNSEEN: Self = Self { code: -1 };
+    pub const UNSEEN: Self = Self::with(-1);
+
+    /// An end with this status that memory had no part in.
+    #[must_use]
+    pub const fn with(code: i32) -> Self {
+        Self { code, oom_killed: false }
+    }
 }
 
 /// A container as the runtime has it.

@@ -235,7 +235,7 @@ impl Containerd {
     async fn wait_exit(&self, task: TaskId) -> Result<Exit, CallError> {
         let r = WaitRequest { container_id: task.to_string(), exec_id: String::new() };
         let answer = self.client.tasks().wait(self.client.request(r)).await?.into_inner();
-        Ok(Exit { code: i32::try_from(answer.exit_status).unwrap_or(255) })
+        Ok(Exit::with(i32::try_from(answer.exit_status).unwrap_or(255)))
     }
 }
 
@@ -243,7 +243,7 @@ fn state_of(p: &Process) -> ContainerState {
     match p.status() {
         ProcessStatus::Created => ContainerState::Created,
         ProcessStatus::Stopped => {
-            ContainerState::Stopped(Exit { code: i32::try_from(p.exit_status).unwrap_or(255) })
+            ContainerState::Stopped(Exit::with(i32::try_from(p.exit_status).unwrap_or(255)))
         }
         // Unknown: its shim does not answer. It was running when it last did.
         ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing | ProcessStatus::Unknown => {

@@ -399,11 +399,15 @@ impl Machine {
             return self.end(TaskState::Failed, "container is gone".into(), now);
         }
         let pid = self.status.container.map_or(0, |c| c.pid);
-        self.status.container = Some(ContainerStatus { pid, exit_code: Some(exit.code), oom_killed: false });
+        self.status.container =
+            Some(ContainerStatus { pid, exit_code: Some(exit.code), oom_killed: exit.oom_killed });
         match exit.code {
             _ if self.stopping() => self.end(TaskState::Shutdown, message.to_owned(), now),
             0 => self.end(TaskState::Complete, String::new(), now),
-            code => self.end(TaskState::Failed, describe_exit(code), now),
+            _ => {
+                let message = describe_exit(exit, self.task.spec.resources.memory);
+                self.end(TaskState::Failed, message, now);
+            }
         }
     }
 

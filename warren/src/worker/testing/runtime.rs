@@ -81,7 +81,7 @@ impl Runtime for FakeOutside {
                 return Err(RuntimeError::Fatal("exec: \"nothing\": not found".into()));
             }
             c.state = match env(&c.task, "EXIT").and_then(|v| v.parse().ok()) {
-                Some(code) => ContainerState::Stopped(Exit { code }),
+                Some(code) => ContainerState::Stopped(Exit::with(code)),
                 None => ContainerState::Running { pid },
             };
             w.next_pid += 1;
@@ -113,7 +113,7 @@ impl Runtime for FakeOutside {
                 && matches!(c.state, ContainerState::Running { .. })
                 && (signal == KILL || env(&c.task, "IGNORE_TERM").is_none())
             {
-                c.state = ContainerState::Stopped(Exit { code: 128 + signal });
+                c.state = ContainerState::Stopped(Exit::with(128 + signal));
             }
             Ok(())
         };

@@ -1,5 +1,6 @@
 //! A task and its image, made the specification that runc runs. Pure; defaults are Docker's.
 
+mod image;
 mod user;
 
 use std::{
@@ -8,30 +9,15 @@ use std::{
 };
 
 use oci_spec::runtime as oci;
-use serde::Deserialize;
 
-pub use self::user::{User, UserError, resolve_user};
+pub use self::{
+    image::{ImageConfig, ImageHealthcheck},
+    user::{User, UserError, resolve_user},
+};
 pub use super::{files::TaskFiles, rootfs::Accounts};
 use crate::model::Task;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What an image says of how it is to be run: the `config` of its configuration. Missing and
-/// `null` are the same.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ImageConfig {
-    /// `USER`.
-    pub user: Option<String>,
-    /// `ENV`, as `NAME=value`.
-    pub env: Option<Vec<String>>,
-    /// `ENTRYPOINT`.
-    pub entrypoint: Option<Vec<String>>,
-    /// `CMD`.
-    pub cmd: Option<Vec<String>>,
-    /// `WORKDIR`.
-    pub working_dir: Option<String>,
-}
 
 /// What the host lets its containers have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
