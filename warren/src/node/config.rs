@@ -144,6 +144,9 @@ impl Layout {
 
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
-        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
+        RuntimeConfig {
+            volumes_dir: self.worker_dir().join("volumes"),
+            ..RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attach ▸ prepare ▸ (READY, until start_at) ▸ record STARTING ▸ start ▸ record RUNNING ▸ open to traffic ▸ RUNNING
-//! stop:  close to traffic ▸ SIGTERM ▸ stop_grace ▸ SIGKILL ▸ ┐
+//! stop:  close to traffic ▸ stop signal ▸ stop_grace ▸ SIGKILL ▸ ┐
 //! exit, or what cannot be made: close to traffic ▸ ──────────┴▸ record the end ▸ remove ▸ detach ▸ tell the end
 //! ```
 //!
@@ -22,7 +22,7 @@
 
 use super::{
     Timing,
-    step::{Action, Found, KILL, Outcome, Step, TERM, Trouble, describe_exit},
+    step::{Action, Found, KILL, Outcome, Step, Trouble, describe_exit},
 };
 use crate::{
     model::{ContainerStatus, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
@@ -103,7 +103,8 @@ impl Machine {
             phase: Phase::Attach,
             status: task.status.clone(),
             end: None,
-            attached: found.attached,
+            // On the node's network, or on none, there is nothing that could be missing.
+            attached: found.attached || !task.spec.network.is_attached(),
             start_tried: found.record.is_some(),
             not_before,
             tries: 0,
@@ -210,7 +211,7 @@ impl Machine {
             Phase::Close | Phase::CloseEnded => or_retry(Action::Serve(false)),
             Phase::Terminate { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),
-                None => Step::Do(Action::Kill(TERM)),
+                None => Step::Do(Action::Stop),
             },
             Phase::Kill { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),

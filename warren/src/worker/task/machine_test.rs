@@ -62,6 +62,7 @@ impl World {
                 assert!(!open || self.starts > 0, "opened before the start");
                 self.open = *open;
             }
+            Action::Stop => assert!(!self.open, "asked to end while open"),
             Action::Kill(signal) => {
                 assert!(!self.open || *signal == KILL, "signalled while open");
                 if matches!(self.container, Some(ContainerState::Running { .. })) && *signal == KILL {
@@ -140,7 +141,7 @@ fn a_whole_life_in_order() {
     let down = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&down),
-        ["Serve(false)", "Kill(15)", "Kill(9)", "Serve(false)", "Record shutdown", "Remove", "Detach"]
+        ["Serve(false)", "Stop", "Kill(9)", "Serve(false)", "Record shutdown", "Remove", "Detach"]
     );
     assert_eq!(m.status().state, TaskState::Shutdown);
     assert_eq!(m.status().message, "killed after its stop grace of 20ms");
