@@ -19,7 +19,7 @@ use super::{
     config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, NodeLocal},
+    local::{Images, NodeLocal, Volumes},
     preflight,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     net, observability,
     proto::v1::{
         control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        node_local_server::NodeLocalServer,
+        node_local_server::NodeLocalServer, volumes_server::VolumesServer,
     },
     raft, rpc,
     store::{Store, UpdateError},
@@ -112,6 +112,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         net: net.clone(),
     };
     let images = Images { node, images, store: store.clone() };
+    let volumes = Volumes { node, volumes: containerd.runtime.volumes().clone(), store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
         .add_service(
@@ -119,6 +120,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
                 .max_encoding_message_size(rpc::MAX_MESSAGE),
         )
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(VolumesServer::new(volumes).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
