@@ -19,8 +19,8 @@ use tonic::transport::Channel;
 
 use crate::{
     proto::v1::{
-        control_client::ControlClient, images_client::ImagesClient, node_local_client::NodeLocalClient,
-        volumes_client::VolumesClient,
+        control_client::ControlClient, images_client::ImagesClient, logs_client::LogsClient,
+        node_local_client::NodeLocalClient, volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -110,6 +110,10 @@ impl Context {
 
     async fn volumes(&self) -> anyhow::Result<VolumesClient<Channel>> {
         Ok(VolumesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
+        Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {

@@ -171,12 +171,18 @@ impl Containerd {
     async fn create_process(&self, task: TaskId, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
         // containerd knows of no process here; what an earlier one left would be in the way.
         let config = self.config.clone();
-        blocking(move || remains::sweep_if_any(&config, task)).await?;
+        let output = blocking(move || {
+            remains::sweep_if_any(&config, task)?;
+            config.logs.address(task)
+        })
+        .await?;
         let r = CreateTaskRequest {
             container_id: task.to_string(),
             rootfs,
             terminal: self.marked(task, TERMINAL),
             options: Some(self.options()),
+            stdout: output.clone(),
+            stderr: output,
             ..CreateTaskRequest::default()
         };
         let deadline = Instant::now() + UNDOING;
@@ -340,7 +346,12 @@ impl Runtime for Containerd {
             snapshot: mounts.clone(),
             network: network.path.clone(),
         };
-        let spec = blocking(move || Ok(bundle.make())).await??;
+        let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
+        let spec = blocking(move || {
+            logs.prepare(id, limits)?;
+            Ok(bundle.make())
+        })
+        .await??;
         self.write_record(task, &image, spec).await?;
         self.create_process(task.id, mounts).await
     }

@@ -34,7 +34,10 @@ pub use self::{
     reset::{ResetError, reset},
     supervisor::{Supervisor, SupervisorConfig, SupervisorError},
 };
-use crate::model::{NodeId, TaskId};
+use crate::{
+    model::{NodeId, TaskId},
+    worker::logs::Logs,
+};
 
 /// The snapshotter images are unpacked into.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -56,6 +59,8 @@ pub struct RuntimeConfig {
     pub volumes_dir: PathBuf,
     /// Parent of the containers' cgroups in every hierarchy, `/warren/<node>`.
     pub cgroup_parent: String,
+    /// Where what they write goes. It outlives them.
+    pub logs: Logs,
 }
 
 impl RuntimeConfig {
@@ -68,6 +73,7 @@ impl RuntimeConfig {
             namespace: format!("warren-{node}"),
             volumes_dir: data_dir.join("volumes"),
             state_dir,
+            logs: Logs::below(&data_dir),
             data_dir,
             cgroup_parent: format!("/warren/{node}"),
         }
