@@ -9,7 +9,7 @@ mod rm;
 use clap::Subcommand;
 
 use super::{Context, output};
-use crate::{model::Timestamp, proto::v1::Volume};
+use crate::proto::v1::Volume;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -44,7 +44,7 @@ fn json(v: &Volume) -> serde_json::Value {
         "name": v.name,
         "labels": labels,
         "path": v.path,
-        "created_at": Timestamp(v.created_at_ms).to_string(),
+        "created_at_ms": v.created_at_ms,
         "services": v.services,
     });
     if let Some(size) = v.size {
