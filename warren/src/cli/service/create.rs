@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    cli::{Context, WaitArgs, output, progress},
+    cli::{Context, WaitArgs, credentials, output, progress},
     model::{ImageReference, PortSpec, Service, ServiceSpec, TaskSpec, validate},
     proto::v1::CreateServiceRequest,
 };
@@ -70,7 +70,8 @@ impl Args {
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let spec = args.spec(|name| std::env::var(name).ok())?;
     let published = spec.publish.clone();
-    let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth: None };
+    let registry_auth = credentials::registry_auth(&spec.task.image).map(|a| (&a).into());
+    let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth };
     let created = context.control().await?.create_service(request).await?.into_inner();
     let service = Service::try_from(created)?;
     for p in published.iter().filter(|p| p.host_ip.is_none()) {
