@@ -2,6 +2,7 @@
 //!
 //! Flags have Docker's names and defaults where Docker has them.
 
+mod credentials;
 mod image;
 mod net;
 mod node;
