@@ -19,7 +19,7 @@ use super::{
     config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, NodeLocal},
+    local::{Containers, Images, NodeLocal},
     preflight,
 };
 use crate::{
@@ -27,8 +27,8 @@ use crate::{
     model::{Cluster, ClusterNetwork, Id, NodeId, Timestamp},
     net, observability,
     proto::v1::{
-        control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        node_local_server::NodeLocalServer,
+        containers_server::ContainersServer, control_server::ControlServer,
+        dispatcher_server::DispatcherServer, images_server::ImagesServer, node_local_server::NodeLocalServer,
     },
     raft, rpc,
     store::{Store, UpdateError},
@@ -103,6 +103,9 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     if let Err(e) = images.sweep().await {
         tracing::warn!(error = %e, "what a cut-off import left could not be removed yet");
     }
+    // Before anybody can ask for new ones.
+    containerd.runtime.sweep_execs().await;
+    let containers = Containers { node, containerd: containerd.runtime.clone(), store: store.clone() };
     let local = NodeLocal {
         node,
         layout: layout.clone(),
@@ -119,6 +122,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
                 .max_encoding_message_size(rpc::MAX_MESSAGE),
         )
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(ContainersServer::new(containers).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());

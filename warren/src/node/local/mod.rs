@@ -1,5 +1,6 @@
 //! What a user asks of this one node, a file per service; here `NodeLocal`: the node and its network.
 
+mod containers;
 mod images;
 
 use std::path::PathBuf;
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::images::Images;
+pub(super) use self::{containers::Containers, images::Images};
 
 use super::config::Layout;
 use crate::{

@@ -8,7 +8,9 @@
 //! so that [`Containerd`]'s list always names what is whole or half-made.
 
 mod client;
+mod connect;
 mod containerd;
+pub mod copy;
 pub mod exec;
 mod failure;
 mod files;
@@ -18,6 +20,7 @@ mod remains;
 mod reset;
 mod rootfs;
 pub mod spec;
+pub mod stats;
 mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -27,6 +30,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use self::{
+    connect::ConnectError,
     containerd::Containerd,
     exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},
