@@ -1,5 +1,10 @@
 //! `Exec`: a program in a container, its streams carried both ways.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -78,8 +83,12 @@ impl Containers {
 /// Carries everything until the program has ended or the client has gone, which ends it.
 async fn session(mut exec: Exec, parts: Streaming<ExecRequest>, answer: Answer) {
     let control = exec.control();
-    let (feed, fed) = mpsc::unbounded_channel();
-    let feeding = exec.take_stdin().map(|input| tokio::spawn(feed_input(input, fed, answer.clone())));
+    let (sender, fed) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let feed = Feed { sender, waiting: waiting.clone() };
+    let input = exec.take_stdin();
+    let feeding = input.map(|input| tokio::spawn(feed_input(input, fed, waiting, answer.clone())));
+    let feed = feeding.is_some().then_some(feed);
     tokio::select! {
         () = tell(&mut exec, &answer) => {}
         () = obey(parts, &control, feed) => {}
@@ -108,14 +117,24 @@ async fn tell(exec: &mut Exec, answer: &Answer) {
     }
 }
 
+/// Input on its way to the program.
+struct Feed {
+    sender: mpsc::UnboundedSender<Vec<u8>>,
+    /// Bytes that the program has not taken yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Feed {
+    /// False when the client sends without waiting.
+    fn take(&self, bytes: Vec<u8>) -> bool {
+        let before = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        // Without a program that reads, nobody takes it.
+        before + bytes.len() <= INPUT_AHEAD && self.sender.send(bytes).is_ok() || self.sender.is_closed()
+    }
+}
+
 /// Does what the client says, until it is gone. Never waits for the program.
-async fn obey(
-    mut parts: Streaming<ExecRequest>,
-    control: &ExecControl,
-    feed: mpsc::UnboundedSender<Vec<u8>>,
-) {
-    let mut feed = Some(feed);
-    // Signals and sizes in their order, without keeping what comes after them waiting.
+async fn obey(mut parts: Streaming<ExecRequest>, control: &ExecControl, mut feed: Option<Feed>) {
     loop {
         let said = match parts.message().await {
             Ok(Some(ExecRequest { part: Some(said) })) => said,
@@ -130,9 +149,9 @@ async fn obey(
         match said {
             exec_request::Part::Start(_) => {}
             exec_request::Part::Stdin(bytes) => {
-                if let Some(feed) = &feed {
-                    // Nobody reads when the program has no input.
-                    let _ = feed.send(bytes);
+                if feed.as_ref().is_some_and(|f| !f.take(bytes)) {
+                    tracing::warn!("a client sends input without waiting and is cut off");
+                    return;
                 }
             }
             exec_request::Part::StdinClosed(_) => feed = None,
@@ -147,16 +166,18 @@ async fn obey(
 }
 
 /// Passes input on as fast as the program reads, and confirms it.
-async fn feed_input(mut input: ExecInput, mut fed: mpsc::UnboundedReceiver<Vec<u8>>, answer: Answer) {
+async fn feed_input(
+    mut input: ExecInput,
+    mut fed: mpsc::UnboundedReceiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+    answer: Answer,
+) {
     let mut taken = 0;
     while let Some(bytes) = fed.recv().await {
-        if fed.len() * CONFIRM as usize > 64 * INPUT_AHEAD || bytes.len() > INPUT_AHEAD {
-            tracing::warn!("a client sends input without waiting and is cut off");
-            break;
-        }
         if !input.write(&bytes).await {
             break;
         }
+        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
         taken += bytes.len() as u64;
         if taken >= CONFIRM || fed.is_empty() {
             let _ = answer.send(part(Part::StdinTaken(std::mem::take(&mut taken)))).await;
