@@ -53,7 +53,16 @@ fn one(view: &View, service: &Service, now: Timestamp, mint: &mut Mint, plan: &m
 
     let step = update::step(service, &slots, &taken, missing > 0, now);
     for task in step.end {
-        plan.push(stop(task));
+        if task.status.state >= TaskState::Assigned {
+            // Its record stays, as history.
+            plan.push(Change::PutTask(Task { desired: TaskState::Shutdown, ..task.clone() }));
+            continue;
+        }
+        plan.push(Change::RemoveTask(task.id));
+        let rest: Vec<_> = slots[&task.slot].iter().copied().filter(|t| t.id != task.id).collect();
+        if let Use::Free(restart) = slots::usage(service, &rest) {
+            plan.push(Change::PutTask(new_task(service, task.slot, now, restart, mint)));
+        }
     }
     if let Some(at) = step.wake_at {
         plan.wake(at);
@@ -74,14 +83,6 @@ fn one(view: &View, service: &Service, now: Timestamp, mint: &mut Mint, plan: &m
     for task in gone.flat_map(|n| &slots[n]).filter(|t| t.desired < TaskState::Remove) {
         plan.push(end(task));
     }
-}
-
-/// Wants the task ended; its record stays, as history.
-fn stop(task: &Task) -> Change {
-    if task.status.state < TaskState::Assigned {
-        return Change::RemoveTask(task.id);
-    }
-    Change::PutTask(Task { desired: TaskState::Shutdown, ..task.clone() })
 }
 
 /// Wants the task and its record gone.
