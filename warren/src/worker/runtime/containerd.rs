@@ -21,18 +21,19 @@ use containerd_client::{
 };
 use prost::Message as _;
 use prost_types::Any;
+use tokio::sync::watch;
 
 use super::{
     RuntimeConfig, SNAPSHOTTER,
     client::{CallError, Client, LONG, SHORT, already, call, found},
     failure::{one_line, start_error},
     files::{STARTED, STARTING, TaskFiles},
-    image::{ImageStore, ResolvedImage},
+    image::{ImageStore, Registries, ResolvedImage, When},
     remains, rootfs,
     spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
 };
 use crate::{
-    model::{Task, TaskId},
+    model::{PullPolicy, RegistryAuth, Task, TaskId},
     worker::executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
 };
 
@@ -55,8 +56,8 @@ struct RuncOptions {
 /// A node's containers in a containerd.
 #[derive(Debug, Clone)]
 pub struct Containerd {
-    config: RuntimeConfig,
-    client: Client,
+    pub(super) config: RuntimeConfig,
+    pub(super) client: Client,
     images: ImageStore,
     host: HostLimits,
 }
@@ -66,8 +67,14 @@ impl Containerd {
     /// tokio runtime.
     #[must_use]
     pub fn new(config: RuntimeConfig) -> Self {
+        Self::with_registries(config, Registries::default())
+    }
+
+    /// The same, told of registries.
+    #[must_use]
+    pub fn with_registries(config: RuntimeConfig, registries: Registries) -> Self {
         let client = Client::new(&config.socket, &config.namespace);
-        let images = ImageStore::new(client.clone(), config.import_dir());
+        let images = ImageStore::new(client.clone(), config.import_dir(), registries);
         Self { config, client, images, host: remains::host_limits() }
     }
 
@@ -82,7 +89,12 @@ impl Containerd {
         Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
     }
 
-    async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
+    /// What the task's registry is told of who asks.
+    fn credentials(&self, _task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
+        Ok(None)
+    }
+
+    pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
         let r = GetRequest { container_id: task.to_string(), exec_id: String::new() };
         let r = call(SHORT, self.client.tasks().get(self.client.request(r))).await;
         Ok(found(r)?.and_then(|g| g.process))
@@ -245,7 +257,7 @@ impl Containerd {
     }
 }
 
-fn state_of(p: &Process) -> ContainerState {
+pub(super) fn state_of(p: &Process) -> ContainerState {
     match p.status() {
         ProcessStatus::Created => ContainerState::Created,
         ProcessStatus::Stopped => {
@@ -259,7 +271,7 @@ fn state_of(p: &Process) -> ContainerState {
 }
 
 /// Runs file-system work off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     let result = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|r| r);
@@ -297,6 +309,33 @@ impl Runtime for Containerd {
         Ok(states)
     }
 
+    async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
+        let (image, spec) = (&task.spec.image, &task.spec);
+        // A container that is made has its image.
+        if self.process(task.id).await?.is_some() || self.marked(task.id, STARTED) {
+            return Ok(());
+        }
+        let when = match spec.pull {
+            PullPolicy::Never => return Ok(()),
+            PullPolicy::Missing if self.images.resolve(image).await?.is_some() => return Ok(()),
+            PullPolicy::Missing => When::Missing,
+            PullPolicy::Always => When::Always,
+        };
+        let credentials = self.credentials(task)?;
+        let mut pull = self.images.pull(image, when, credentials.as_ref());
+        let name = image.familiar();
+        let done = pull.clone();
+        let done = done.done();
+        tokio::pin!(done);
+        loop {
+            tell.send_replace(pull.progress.borrow_and_update().summary(&name));
+            tokio::select! {
+                ended = &mut done => return Ok(ended.map(drop)?),
+                Ok(()) = pull.progress.changed() => {}
+            }
+        }
+    }
+
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
         let process = self.process(task.id).await?;
         if self.was_botched(task.id, process.as_ref()) {
@@ -306,10 +345,13 @@ impl Runtime for Containerd {
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
         let image = image.ok_or_else(|| {
-            RuntimeError::Fatal(format!(
-                "image {} is not on this node; bring it with `warren image import`",
-                task.spec.image.familiar()
-            ))
+            let name = task.spec.image.familiar();
+            match task.spec.pull {
+                PullPolicy::Never => RuntimeError::Fatal(format!(
+                    "image {name} is not on this node; bring it with `warren image pull` or `warren image import`, or let it be pulled (--pull missing)"
+                )),
+                _ => RuntimeError::Temporary(format!("image {name} was removed again")),
+            }
         })?;
         let mounts = self.snapshot(task.id, &image).await?;
         let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));

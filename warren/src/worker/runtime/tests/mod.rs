@@ -1,6 +1,8 @@
 //! The real thing: a containerd of each test's own, real images, real processes.
 
+mod exec;
 mod fixture;
 mod images;
 mod life;
+mod pull;
 mod supervision;
