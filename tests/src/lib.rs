@@ -4,6 +4,7 @@
 //! Everything it makes carries the test process's id in its name (`wt<pid>-…`), is removed when it
 //! goes out of scope, and is swept by the next run when a process died before it could.
 
+pub mod bench;
 pub mod cluster;
 pub mod eventually;
 pub mod fault;
