@@ -11,6 +11,7 @@ pub mod fault;
 pub mod image;
 pub mod leaks;
 pub mod load;
+pub mod look;
 pub mod netns;
 pub mod node;
 pub mod process;

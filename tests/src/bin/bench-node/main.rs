@@ -5,7 +5,7 @@ mod warren;
 
 use std::{fs, net::SocketAddr, process::ExitCode, thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use warren_tests::{
     Cluster, Host, Node,
