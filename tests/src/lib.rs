@@ -16,6 +16,7 @@ pub mod netns;
 pub mod node;
 pub mod process;
 pub mod program;
+pub mod registry;
 pub mod scenario;
 pub mod sweep;
 

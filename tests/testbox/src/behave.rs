@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Outcome, look::answer};
+use crate::{
+    Outcome,
+    look::{answer, answer_quietly},
+};
 
 /// Touches `mb` megabytes (2^20) and keeps them.
 pub fn allocate(mb: usize) -> Outcome {
@@ -103,4 +106,32 @@ pub fn die(signal: i32) -> Outcome {
     }
     // The first process of a container has no default actions.
     Err(format!("signal {signal} does nothing to me"))
+}
+
+/// Writes `count` numbered lines to both streams in turn, `rate` a second of each (0: as fast as
+/// they are taken), each with a word that says which stream it went to; then stays until it is told
+/// to end.
+pub fn lines(count: u64, rate: u64) -> Outcome {
+    use std::io::Write;
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
+    let begun = Instant::now();
+    // In blocks of what a hundredth of a second has, so that a high rate is not all system calls.
+    let block = (rate / 100).max(1);
+    let mut text = (String::new(), String::new());
+    for n in 1..=count {
+        use std::fmt::Write as _;
+        let _ = writeln!(text.0, "out {n:09}");
+        let _ = writeln!(text.1, "err {n:09}");
+        if n % block == 0 || n == count || text.0.len() > 4000 {
+            out.write_all(text.0.as_bytes()).and_then(|()| out.flush()).map_err(|e| e.to_string())?;
+            err.write_all(text.1.as_bytes()).map_err(|e| e.to_string())?;
+            text.0.clear();
+            text.1.clear();
+            if let Some(due) = (n * 1000).checked_div(rate) {
+                thread::sleep(Duration::from_millis(due).saturating_sub(begun.elapsed()));
+            }
+        }
+    }
+    answer_quietly("written", count)?;
+    crate::serve::sleep(None)
 }

@@ -93,6 +93,13 @@ pub fn answer(key: &str, value: impl Display) -> Result<(), String> {
     publish(&look)
 }
 
+/// The same, and nothing on standard output.
+pub fn answer_quietly(key: &str, value: impl Display) -> Result<(), String> {
+    let mut look = Look::default();
+    look.put(key, value);
+    publish(&look)
+}
+
 fn publish(look: &Look) -> Result<(), String> {
     let whole = || -> std::io::Result<()> {
         fs::write(format!("{OUT}.part"), look.text())?;
