@@ -12,11 +12,13 @@
 //! - `task`: one task, from ACCEPTED to its end; a pure machine and its driver.
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
 //! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
+//! - `logs`: what containers write.
 //!
 //! The agent may die at any step. What it finds when it starts again is taken up where it is.
 
 pub mod agent;
 pub mod executor;
+pub mod logs;
 pub mod plan;
 pub mod reports;
 pub mod runtime;
@@ -36,6 +38,7 @@ use tonic::transport::Channel;
 use self::{
     agent::Agent,
     executor::{Network, Runtime},
+    logs::Logs,
     reports::Reports,
     saved::SavedError,
     session::Session,
@@ -90,7 +93,7 @@ pub fn start(
     let assignment = session.assignment();
     let statuses = reports.watch();
     let outside = Outside { runtime, network, log, reports, boot: boot(), timing };
-    let agent = Agent::new(outside, assignment.clone());
+    let agent = Agent::new(outside, Logs::below(&data_dir), assignment.clone());
     let join = tokio::spawn(async move {
         tokio::join!(session.run(cancel.clone()), agent.run(cancel));
     });

@@ -55,8 +55,8 @@ struct RuncOptions {
 /// A node's containers in a containerd.
 #[derive(Debug, Clone)]
 pub struct Containerd {
-    config: RuntimeConfig,
-    client: Client,
+    pub(super) config: RuntimeConfig,
+    pub(super) client: Client,
     images: ImageStore,
     host: HostLimits,
 }
@@ -82,7 +82,7 @@ impl Containerd {
         Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
     }
 
-    async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
+    pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
         let r = GetRequest { container_id: task.to_string(), exec_id: String::new() };
         let r = call(SHORT, self.client.tasks().get(self.client.request(r))).await;
         Ok(found(r)?.and_then(|g| g.process))
@@ -165,11 +165,17 @@ impl Containerd {
     async fn create_process(&self, task: TaskId, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
         // containerd knows of no process here; what an earlier one left would be in the way.
         let config = self.config.clone();
-        blocking(move || remains::sweep_if_any(&config, task)).await?;
+        let output = blocking(move || {
+            remains::sweep_if_any(&config, task)?;
+            config.logs.address(task)
+        })
+        .await?;
         let r = CreateTaskRequest {
             container_id: task.to_string(),
             rootfs,
             options: Some(self.options()),
+            stdout: output.clone(),
+            stderr: output,
             ..CreateTaskRequest::default()
         };
         let deadline = Instant::now() + UNDOING;
@@ -239,7 +245,7 @@ impl Containerd {
     }
 }
 
-fn state_of(p: &Process) -> ContainerState {
+pub(super) fn state_of(p: &Process) -> ContainerState {
     match p.status() {
         ProcessStatus::Created => ContainerState::Created,
         ProcessStatus::Stopped => {
@@ -253,7 +259,7 @@ fn state_of(p: &Process) -> ContainerState {
 }
 
 /// Runs file-system work off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     let result = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|r| r);
@@ -308,7 +314,9 @@ impl Runtime for Containerd {
         let mounts = self.snapshot(task.id, &image).await?;
         let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
         let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
+        let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
         let accounts = blocking(move || {
+            logs.prepare(id, limits)?;
             to_write.write(&hostname, attachment.as_ref())?;
             rootfs::accounts(&read)
         })

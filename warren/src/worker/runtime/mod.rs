@@ -9,6 +9,7 @@
 
 mod client;
 mod containerd;
+pub mod exec;
 mod failure;
 mod files;
 pub mod image;
@@ -27,12 +28,16 @@ use std::path::PathBuf;
 
 pub use self::{
     containerd::Containerd,
+    exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},
     preflight::{Preflight, PreflightError, discover, preflight},
     reset::{ResetError, reset},
     supervisor::{Supervisor, SupervisorConfig, SupervisorError},
 };
-use crate::model::{NodeId, TaskId};
+use crate::{
+    model::{NodeId, TaskId},
+    worker::logs::Logs,
+};
 
 /// The snapshotter images are unpacked into.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -52,6 +57,8 @@ pub struct RuntimeConfig {
     pub data_dir: PathBuf,
     /// Parent of the containers' cgroups in every hierarchy, `/warren/<node>`.
     pub cgroup_parent: String,
+    /// Where what they write goes. It outlives them.
+    pub logs: Logs,
 }
 
 impl RuntimeConfig {
@@ -63,6 +70,7 @@ impl RuntimeConfig {
             socket,
             namespace: format!("warren-{node}"),
             state_dir,
+            logs: Logs::below(&data_dir),
             data_dir,
             cgroup_parent: format!("/warren/{node}"),
         }
@@ -86,6 +94,11 @@ impl RuntimeConfig {
     /// Archives while they are read.
     fn import_dir(&self) -> PathBuf {
         self.data_dir.join("import")
+    }
+
+    /// Directories of programs run inside containers.
+    fn exec_dir(&self) -> PathBuf {
+        self.state_dir.join("exec")
     }
 
     /// A task's cgroup, as runc's spec names it.
