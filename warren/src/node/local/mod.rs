@@ -2,13 +2,14 @@
 
 mod images;
 mod logs;
+mod volumes;
 
 use std::path::PathBuf;
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::{images::Images, logs::Logs};
+pub(super) use self::{images::Images, logs::Logs, volumes::Volumes};
 
 use super::config::Layout;
 use crate::{
