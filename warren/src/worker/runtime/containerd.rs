@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     model::{PullPolicy, RegistryAuth, Task, TaskId},
+    seal::Sealer,
     worker::{
         executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
         volumes::Volumes,
@@ -63,6 +64,7 @@ pub struct Containerd {
     pub(super) client: Client,
     images: ImageStore,
     volumes: Volumes,
+    sealer: Option<Sealer>,
 }
 
 impl Containerd {
@@ -70,16 +72,24 @@ impl Containerd {
     /// tokio runtime.
     #[must_use]
     pub fn new(config: RuntimeConfig) -> Self {
-        Self::with_registries(config, Registries::default())
+        let client = Client::new(&config.socket, &config.namespace);
+        let images = ImageStore::new(client.clone(), config.import_dir());
+        let volumes = Volumes::new(config.volumes_dir.clone());
+        Self { config, client, images, volumes, sealer: None }
     }
 
-    /// The same, told of registries.
+    /// Tells it of registries; before it is used.
     #[must_use]
-    pub fn with_registries(config: RuntimeConfig, registries: Registries) -> Self {
-        let client = Client::new(&config.socket, &config.namespace);
-        let images = ImageStore::new(client.clone(), config.import_dir(), registries);
-        let volumes = Volumes::new(config.volumes_dir.clone());
-        Self { config, client, images, volumes }
+    pub fn with_registries(mut self, registries: Registries) -> Self {
+        self.images = self.images.with_registries(registries);
+        self
+    }
+
+    /// Lets it open the credentials of tasks.
+    #[must_use]
+    pub fn with_sealer(mut self, sealer: Sealer) -> Self {
+        self.sealer = Some(sealer);
+        self
     }
 
     /// The node's volumes.
@@ -100,8 +110,9 @@ impl Containerd {
     }
 
     /// What the task's registry is told of who asks.
-    fn credentials(&self, _task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
-        Ok(None)
+    fn credentials(&self, task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
+        let (Some(sealed), Some(sealer)) = (&task.spec.registry_auth, &self.sealer) else { return Ok(None) };
+        sealer.open(sealed).map(Some).map_err(|e| RuntimeError::Fatal(e.to_string()))
     }
 
     pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
