@@ -104,8 +104,11 @@ pub fn idle(pids: &[i32], for_: Duration) -> Result<Vec<(String, Cost)>> {
     Ok(named.into_iter().chain([("all".to_owned(), all)]).collect())
 }
 
-/// Time on a processor so far, of all threads there are and were.
-fn cpu_seconds(pid: i32) -> Result<f64> {
+/// Seconds on a processor so far, of all threads there are and were.
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_seconds(pid: i32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
     let fields: Vec<&str> =
         text.rsplit_once(") ").map(|(_, f)| f.split(' ').collect()).context("a stat line has a name")?;

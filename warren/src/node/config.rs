@@ -152,7 +152,10 @@ impl Layout {
 
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
-        let config = RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"));
-        RuntimeConfig { logs: self.logs(), ..config }
+        RuntimeConfig {
+            logs: self.logs(),
+            volumes_dir: self.worker_dir().join("volumes"),
+            ..RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! - `agent`, `plan`: the node as a whole; what is assigned against what is held.
 //! - `task`: one task, from ACCEPTED to its end; a pure machine and its driver.
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
+//! - `volumes`: what outlives the containers it is mounted in.
 //! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
 //! - `logs`: what containers write.
 //!
@@ -28,6 +29,7 @@ pub mod status_log;
 pub mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod volumes;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
