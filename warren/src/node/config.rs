@@ -152,10 +152,7 @@ impl Layout {
 
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
-        RuntimeConfig {
-            logs: self.logs(),
-            volumes_dir: self.worker_dir().join("volumes"),
-            ..RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
-        }
+        let config = RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"));
+        RuntimeConfig { logs: self.logs(), volumes_dir: self.worker_dir().join("volumes"), ..config }
     }
 }

@@ -8,8 +8,16 @@
 //! Neither the agent nor containerd is on the way of a line: a container writes into a pipe whose
 //! other end is its writer's.
 
+mod follow;
+mod format;
 mod keep;
 mod program;
+mod reader;
+mod tail;
 pub mod writer;
 
-pub use self::{keep::Logs, program::Program};
+pub use self::{
+    follow::{Changes, is_written},
+    keep::Logs,
+    reader::{Line, Query, Reader, Step},
+};

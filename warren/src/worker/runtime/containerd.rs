@@ -21,6 +21,7 @@ use containerd_client::{
 };
 use prost::Message as _;
 use prost_types::Any;
+use tokio::sync::watch;
 
 use super::{
     RuntimeConfig, SNAPSHOTTER,
@@ -28,11 +29,11 @@ use super::{
     client::{CallError, Client, LONG, SHORT, already, call, found},
     failure::start_error,
     files::{STARTED, STARTING, STOP_SIGNAL, TERMINAL},
-    image::{ImageStore, ResolvedImage},
+    image::{ImageStore, Registries, ResolvedImage, When},
     remains,
 };
 use crate::{
-    model::{Task, TaskId},
+    model::{PullPolicy, RegistryAuth, Task, TaskId},
     worker::{
         executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
         volumes::Volumes,
@@ -69,8 +70,14 @@ impl Containerd {
     /// tokio runtime.
     #[must_use]
     pub fn new(config: RuntimeConfig) -> Self {
+        Self::with_registries(config, Registries::default())
+    }
+
+    /// The same, told of registries.
+    #[must_use]
+    pub fn with_registries(config: RuntimeConfig, registries: Registries) -> Self {
         let client = Client::new(&config.socket, &config.namespace);
-        let images = ImageStore::new(client.clone(), config.import_dir());
+        let images = ImageStore::new(client.clone(), config.import_dir(), registries);
         let volumes = Volumes::new(config.volumes_dir.clone());
         Self { config, client, images, volumes }
     }
@@ -90,6 +97,11 @@ impl Containerd {
     /// containerd's version; fails when it does not answer.
     pub async fn version(&self) -> Result<String, RuntimeError> {
         Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
+    }
+
+    /// What the task's registry is told of who asks.
+    fn credentials(&self, _task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
+        Ok(None)
     }
 
     pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
@@ -323,6 +335,33 @@ impl Runtime for Containerd {
         Ok(states)
     }
 
+    async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
+        let (image, spec) = (&task.spec.image, &task.spec);
+        // A container that is made has its image.
+        if self.process(task.id).await?.is_some() || self.marked(task.id, STARTED) {
+            return Ok(());
+        }
+        let when = match spec.pull {
+            PullPolicy::Never => return Ok(()),
+            PullPolicy::Missing if self.images.resolve(image).await?.is_some() => return Ok(()),
+            PullPolicy::Missing => When::Missing,
+            PullPolicy::Always => When::Always,
+        };
+        let credentials = self.credentials(task)?;
+        let mut pull = self.images.pull(image, when, credentials.as_ref());
+        let name = image.familiar();
+        let done = pull.clone();
+        let done = done.done();
+        tokio::pin!(done);
+        loop {
+            tell.send_replace(pull.progress.borrow_and_update().summary(&name));
+            tokio::select! {
+                ended = &mut done => return Ok(ended.map(drop)?),
+                Ok(()) = pull.progress.changed() => {}
+            }
+        }
+    }
+
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
         let process = self.process(task.id).await?;
         if self.was_botched(task.id, process.as_ref()) {
@@ -332,10 +371,13 @@ impl Runtime for Containerd {
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
         let image = image.ok_or_else(|| {
-            RuntimeError::Fatal(format!(
-                "image {} is not on this node; bring it with `warren image import`",
-                task.spec.image.familiar()
-            ))
+            let name = task.spec.image.familiar();
+            match task.spec.pull {
+                PullPolicy::Never => RuntimeError::Fatal(format!(
+                    "image {name} is not on this node; bring it with `warren image pull` or `warren image import`, or let it be pulled (--pull missing)"
+                )),
+                _ => RuntimeError::Temporary(format!("image {name} was removed again")),
+            }
         })?;
         let mounts = self.snapshot(task.id, &image).await?;
         let bundle = Bundle {

@@ -43,11 +43,6 @@ pub(super) fn accounts(mounts: &[Mount]) -> io::Result<Accounts> {
     }
 }
 
-/// Reads the accounts of a running container, by its first process.
-pub(super) fn accounts_of(pid: i32) -> io::Result<Accounts> {
-    read(Path::new(&format!("/proc/{pid}/root")))
-}
-
 /// Runs `work` with a directory of the image as the working directory; `None` when the image has
 /// no such directory. Links in the image can not lead out of it.
 pub(super) fn within<T: Send>(
@@ -78,6 +73,11 @@ pub(super) fn within<T: Send>(
         }
         work().map(Some)
     })
+}
+
+/// Reads the accounts of a running container, by its first process.
+pub(super) fn accounts_of(pid: i32) -> io::Result<Accounts> {
+    read(Path::new(&format!("/proc/{pid}/root")))
 }
 
 /// The directories of a snapshot's layers, uppermost first.
