@@ -3,6 +3,8 @@
 
 mod control;
 mod error;
+mod events;
+mod services;
 #[cfg(test)]
 mod tests;
 

@@ -64,6 +64,7 @@ fn task(service: &Service, n: usize, line: &str) -> Task {
         },
         created_at,
         start_at,
+        restarts: Vec::new(),
     }
 }
 
