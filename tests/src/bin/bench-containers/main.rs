@@ -123,7 +123,7 @@ fn bench(rounds: usize) -> Result<()> {
     let first = rows.len() - 4;
     for round in 0..rounds {
         say(&format!("output, round {} of {rounds}", round + 1));
-        let mut one = |side: &mut dyn Side| -> Result<[f64; 4]> {
+        let one = |side: &mut dyn Side| -> Result<[f64; 4]> {
             let o = side.output(LINES, WIDTH)?;
             side.remove_all()?;
             ensure!(o.seconds > 0.5, "{LINES} lines are too few to measure");
