@@ -10,6 +10,7 @@ use super::{HostPorts, error, events::Events, services::spec_of};
 use crate::{
     model::{self, NodeId, ServiceId, TaskState, Timestamp},
     proto::v1::{self, control_server},
+    seal::Sealer,
     store::{Store, View},
 };
 
@@ -17,16 +18,18 @@ use crate::{
 pub struct Control {
     pub(super) store: Store,
     pub(super) host_ports: Arc<dyn HostPorts>,
+    pub(super) sealer: Sealer,
     events: Events,
 }
 
 impl Control {
-    /// A service over `store`; `host_ports` knows the node's own listeners. Begins to remember
-    /// what happens: to be called in a runtime.
+    /// A service over `store`; `host_ports` knows the node's own listeners, `sealer` seals what
+    /// registries are told of their users. Begins to remember what happens: to be called in a
+    /// runtime.
     #[must_use]
-    pub fn new(store: Store, host_ports: Arc<dyn HostPorts>) -> Self {
+    pub fn new(store: Store, host_ports: Arc<dyn HostPorts>, sealer: Sealer) -> Self {
         let events = Events::start(store.clone(), now);
-        Self { store, host_ports, events }
+        Self { store, host_ports, sealer, events }
     }
 
     pub(super) async fn view(&self) -> Result<View, Status> {
@@ -81,7 +84,9 @@ impl control_server::Control for Control {
         &self,
         request: Request<v1::CreateServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        let spec = spec_of(request.into_inner().spec)?;
+        let v1::CreateServiceRequest { spec, registry_auth } = request.into_inner();
+        let mut spec = spec_of(spec)?;
+        self.seal_auth(&mut spec, registry_auth, None)?;
         Ok(Response::new(self.create(spec, now()).await?.into()))
     }
 
@@ -89,9 +94,7 @@ impl control_server::Control for Control {
         &self,
         request: Request<v1::UpdateServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        let request = request.into_inner();
-        let spec = spec_of(request.spec)?;
-        Ok(Response::new(self.update(&request.service, request.version, spec).await?.into()))
+        Ok(Response::new(self.update(request.into_inner()).await?.into()))
     }
 
     async fn rollback_service(

@@ -2,6 +2,7 @@
 //! and converts back; it decides nothing.
 
 mod control;
+mod credentials;
 mod error;
 mod events;
 mod services;

@@ -3,6 +3,7 @@
 mod create;
 mod flags;
 mod inspect;
+mod logs;
 mod ls;
 mod ps;
 mod rm;
@@ -25,6 +26,8 @@ pub(super) enum Verb {
     Ls(ls::Args),
     /// List the tasks of services, with the reason of every wait and every end.
     Ps(ps::Args),
+    /// Show what a service's or a task's containers write.
+    Logs(logs::Args),
     /// Show a service whole, as JSON.
     Inspect(inspect::Args),
     /// Change the number of replicas and wait until they run.
@@ -43,6 +46,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Create(args) => create::run(*args, context).await,
         Verb::Ls(args) => ls::run(args, context).await,
         Verb::Ps(args) => ps::run(args, context).await,
+        Verb::Logs(args) => logs::run(args, context).await,
         Verb::Inspect(args) => inspect::run(args, context).await,
         Verb::Scale(args) => scale::run(args, context).await,
         Verb::Update(args) => update::run(*args, context).await,

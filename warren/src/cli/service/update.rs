@@ -1,7 +1,7 @@
 use tonic::Code;
 
 use crate::{
-    cli::{Context, WaitArgs, output, progress, service::flags},
+    cli::{Context, WaitArgs, credentials, output, progress, service::flags},
     model::{ImageReference, Service, ServiceSpec, validate},
     proto::v1::{GetServiceRequest, UpdateServiceRequest},
 };
@@ -76,11 +76,12 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             );
             return super::rollback::back(&args.service, args.wait, context).await;
         }
+        let registry_auth = credentials::registry_auth(&spec.task.image).map(|a| (&a).into());
         let request = UpdateServiceRequest {
             service: before.id.to_string(),
             version: before.version,
             spec: Some(spec.into()),
-            registry_auth: None,
+            registry_auth,
         };
         match control.update_service(request).await {
             // Someone else was faster: what was asked for is meant for what is there now.

@@ -1,6 +1,12 @@
 //! The real thing: a containerd of each test's own, real images, real processes.
 
+mod exec;
 mod fixture;
 mod images;
 mod life;
+mod limits;
+mod look;
+mod options;
+mod pull;
+mod storage;
 mod supervision;
