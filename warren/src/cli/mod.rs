@@ -4,6 +4,7 @@
 
 mod cp;
 mod credentials;
+mod events;
 mod exec;
 mod image;
 mod net;
@@ -16,6 +17,7 @@ mod reference;
 mod service;
 mod stats;
 mod target;
+mod time;
 mod volume;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -70,6 +72,8 @@ enum Noun {
     Stats(stats::Args),
     /// Reach ports of a running task from here.
     PortForward(port_forward::Args),
+    /// Show what happens in the cluster, from now on or from a moment on.
+    Events(events::Args),
 }
 
 /// How a list is printed.
@@ -218,6 +222,7 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Stats(args) => stats::run(args, context).await,
         Noun::PortForward(args) => port_forward::run(args, context).await,
         Noun::Exec(_) => unreachable!("it brings its own runtime"),
+        Noun::Events(args) => events::run(args, context).await,
     }
 }
 
