@@ -39,6 +39,7 @@ const NEEDS: &[Need] = &[
     need("iptables-legacy-save", "tests see that no rule is Warren's", &["iptables"]),
     need("ip6tables-legacy-save", "tests see that no rule is Warren's", &["iptables"]),
     need("curl", "the client of tests and demo", &["curl"]),
+    need("docker-registry", "tests pull images from it", &["docker-registry"]),
     need("ps", "tests look at processes", &["procps"]),
 ];
 
