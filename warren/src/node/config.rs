@@ -11,7 +11,10 @@ use super::{NodeError, identity::RuntimeRecord};
 use crate::{
     model::NodeId,
     net,
-    worker::runtime::{self, RuntimeConfig, SupervisorConfig, image::Registries},
+    worker::runtime::{
+        self, RuntimeConfig, SupervisorConfig,
+        image::{Registries, Watermarks},
+    },
 };
 
 /// Where a node keeps its data unless told otherwise.
@@ -97,6 +100,8 @@ pub struct NodeConfig {
     pub insecure_registries: Vec<String>,
     /// Files with certificates (PEM) of authorities that registries' certificates may be of.
     pub registry_authorities: Vec<PathBuf>,
+    /// When images that nobody needs are removed.
+    pub watermarks: Watermarks,
     /// What to log.
     pub log_level: String,
     /// How to log.

@@ -4,4 +4,6 @@ mod fixture;
 mod images;
 mod life;
 mod pull;
+mod registries;
 mod supervision;
+mod token;
