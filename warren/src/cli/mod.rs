@@ -11,6 +11,7 @@ mod progress;
 #[cfg(test)]
 mod reference;
 mod service;
+mod volume;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -19,7 +20,8 @@ use tonic::transport::Channel;
 
 use crate::{
     proto::v1::{
-        control_client::ControlClient, images_client::ImagesClient, node_local_client::NodeLocalClient,
+        control_client::ControlClient, images_client::ImagesClient, logs_client::LogsClient,
+        node_local_client::NodeLocalClient, volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -49,6 +51,9 @@ enum Noun {
     /// Manage the images on this node.
     #[command(subcommand)]
     Image(image::Verb),
+    /// Manage the volumes on this node.
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Look into this node's network.
     #[command(subcommand)]
     Net(net::Verb),
@@ -102,6 +107,14 @@ impl Context {
 
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
         Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn volumes(&self) -> anyhow::Result<VolumesClient<Channel>> {
+        Ok(VolumesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
+        Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {
@@ -180,6 +193,7 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Node(verb) => node::run(verb, context).await,
         Noun::Service(verb) => service::run(verb, context).await,
         Noun::Image(verb) => image::run(verb, context).await,
+        Noun::Volume(verb) => volume::run(verb, context).await,
         Noun::Net(verb) => net::run(verb, context).await,
     }
 }

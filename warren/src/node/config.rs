@@ -11,9 +11,12 @@ use super::{NodeError, identity::RuntimeRecord};
 use crate::{
     model::NodeId,
     net,
-    worker::runtime::{
-        self, RuntimeConfig, SupervisorConfig,
-        image::{Registries, Watermarks},
+    worker::{
+        logs::Logs,
+        runtime::{
+            self, RuntimeConfig, SupervisorConfig,
+            image::{Registries, Watermarks},
+        },
     },
 };
 
@@ -171,6 +174,11 @@ impl Layout {
         self.data_dir.join("worker")
     }
 
+    /// What its containers write.
+    pub(super) fn logs(&self) -> Logs {
+        Logs::below(&self.worker_dir())
+    }
+
     /// The node's own containerd.
     pub(super) fn supervisor(&self) -> SupervisorConfig {
         SupervisorConfig { data_dir: self.data_dir.clone(), state_dir: self.state_dir.clone() }
@@ -178,6 +186,7 @@ impl Layout {
 
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
-        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
+        let config = RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"));
+        RuntimeConfig { logs: self.logs(), volumes_dir: self.worker_dir().join("volumes"), ..config }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     describe::describe,
     housekeeping,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, NodeLocal},
+    local::{Images, Logs, NodeLocal, Volumes},
     preflight,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     net, observability,
     proto::v1::{
         control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        node_local_server::NodeLocalServer,
+        logs_server::LogsServer, node_local_server::NodeLocalServer, volumes_server::VolumesServer,
     },
     raft, rpc,
     seal::Sealer,
@@ -91,7 +91,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     let net_config = net_config(config, &layout, node, Some(cluster.network.pool));
     let ((net, net_running, network_ready), (containerd, containerd_ready)) = tokio::try_join!(
         async {
-            let (net, running) = net::start(net_config, assigned, stop.clone()).await?;
+            let (net, running) = net::start(net_config, assigned.clone(), stop.clone()).await?;
             Ok::<_, NodeError>((net, running, begun.elapsed()))
         },
         async {
@@ -115,6 +115,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         containerd_pid: containerd.supervisor.as_ref().map(runtime::Supervisor::pid),
         net: net.clone(),
     };
+    let logs = Logs { logs: layout.logs(), assignment: assigned.clone() };
     let images = Images { node, images, store: store.clone() };
     let room = housekeeping::keep_room(
         images.clone(),
@@ -124,6 +125,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         stop.clone(),
     );
     tokio::spawn(room);
+    let volumes = Volumes { node, volumes: containerd.runtime.volumes().clone(), store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
         .add_service(
@@ -135,6 +137,8 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
             .max_encoding_message_size(rpc::MAX_MESSAGE),
         )
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(LogsServer::new(logs).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(VolumesServer::new(volumes).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());

@@ -14,12 +14,20 @@ use crate::model::{Attachment, Task, TaskId};
 pub struct Exit {
     /// Exit status; 128 + n after signal n.
     pub code: i32,
+    /// Whether the kernel killed one of its processes because memory ran out.
+    pub oom_killed: bool,
 }
 
 impl Exit {
     /// Nobody was there to see how it ended: the machine or what watched the container went first.
     /// No real exit status is negative.
-    pub const UNSEEN: Self = Self { code: -1 };
+    pub const UNSEEN: Self = Self::with(-1);
+
+    /// An end with this status that memory had no part in.
+    #[must_use]
+    pub const fn with(code: i32) -> Self {
+        Self { code, oom_killed: false }
+    }
 }
 
 /// A container as the runtime has it.
@@ -48,9 +56,10 @@ pub enum RuntimeError {
 }
 
 /// What the container is joined to at its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkNamespace {
-    /// A bind-mounted network namespace.
+    /// A bind-mounted network namespace; empty for a task that has no place in the cluster's
+    /// network (its own [`NetworkMode`](crate::model::NetworkMode) then says what it gets).
     pub path: PathBuf,
 }
 
@@ -79,6 +88,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Waits for the end of a started container; returns at once when it has ended. Survives a
     /// restart of the runtime.
     async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError>;
+
+    /// Asks the container's first process to end: with the signal that the service names, or the
+    /// image, or SIGTERM. A container that is not running is no error.
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError>;
 
     /// Sends a signal to the container's first process. A container that is not running is no
     /// error.

@@ -1,13 +1,15 @@
 //! What a user asks of this one node, a file per service; here `NodeLocal`: the node and its network.
 
 mod images;
+mod logs;
+mod volumes;
 
 use std::path::PathBuf;
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::images::Images;
+pub(super) use self::{images::Images, logs::Logs, volumes::Volumes};
 
 use super::config::Layout;
 use crate::{

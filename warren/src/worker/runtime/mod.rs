@@ -7,10 +7,13 @@
 //! The snapshot of a task is the first thing made and its container record the last one removed,
 //! so that [`Containerd`]'s list always names what is whole or half-made.
 
+mod bundle;
 mod client;
 mod containerd;
+pub mod exec;
 mod failure;
 mod files;
+mod host;
 pub mod image;
 mod preflight;
 mod remains;
@@ -27,12 +30,16 @@ use std::path::PathBuf;
 
 pub use self::{
     containerd::Containerd,
+    exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},
     preflight::{Preflight, PreflightError, discover, preflight},
     reset::{ResetError, reset},
     supervisor::{Supervisor, SupervisorConfig, SupervisorError},
 };
-use crate::model::{NodeId, TaskId};
+use crate::{
+    model::{NodeId, TaskId},
+    worker::logs::Logs,
+};
 
 /// The snapshotter images are unpacked into.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -50,8 +57,12 @@ pub struct RuntimeConfig {
     pub state_dir: PathBuf,
     /// What does: the files bound into each container, archives while they are imported.
     pub data_dir: PathBuf,
+    /// Volumes: what is to outlive the containers.
+    pub volumes_dir: PathBuf,
     /// Parent of the containers' cgroups in every hierarchy, `/warren/<node>`.
     pub cgroup_parent: String,
+    /// Where what they write goes. It outlives them.
+    pub logs: Logs,
 }
 
 impl RuntimeConfig {
@@ -62,7 +73,9 @@ impl RuntimeConfig {
             node,
             socket,
             namespace: format!("warren-{node}"),
+            volumes_dir: data_dir.join("volumes"),
             state_dir,
+            logs: Logs::below(&data_dir),
             data_dir,
             cgroup_parent: format!("/warren/{node}"),
         }
@@ -86,6 +99,11 @@ impl RuntimeConfig {
     /// Archives while they are read.
     fn import_dir(&self) -> PathBuf {
         self.data_dir.join("import")
+    }
+
+    /// Directories of programs run inside containers.
+    fn exec_dir(&self) -> PathBuf {
+        self.state_dir.join("exec")
     }
 
     /// A task's cgroup, as runc's spec names it.
