@@ -2,15 +2,20 @@
 //!
 //! Flags have Docker's names and defaults where Docker has them.
 
+mod cp;
 mod credentials;
+mod exec;
 mod image;
 mod net;
 mod node;
 mod output;
+mod port_forward;
 mod progress;
 #[cfg(test)]
 mod reference;
 mod service;
+mod stats;
+mod target;
 mod volume;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -20,8 +25,8 @@ use tonic::transport::Channel;
 
 use crate::{
     proto::v1::{
-        control_client::ControlClient, images_client::ImagesClient, logs_client::LogsClient,
-        node_local_client::NodeLocalClient, volumes_client::VolumesClient,
+        containers_client::ContainersClient, control_client::ControlClient, images_client::ImagesClient,
+        logs_client::LogsClient, node_local_client::NodeLocalClient, volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -57,10 +62,18 @@ enum Noun {
     /// Look into this node's network.
     #[command(subcommand)]
     Net(net::Verb),
+    /// Run a program in a running task.
+    Exec(exec::Args),
+    /// Copy files between a running task and here.
+    Cp(cp::Args),
+    /// Show what running tasks use: processors, memory, network, disks, processes.
+    Stats(stats::Args),
+    /// Reach ports of a running task from here.
+    PortForward(port_forward::Args),
 }
 
 /// How a list is printed.
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Format {
     /// Columns for people.
     #[default]
@@ -103,6 +116,10 @@ impl Context {
 
     async fn control(&self) -> anyhow::Result<ControlClient<Channel>> {
         Ok(ControlClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn containers(&self) -> anyhow::Result<ContainersClient<Channel>> {
+        Ok(ContainersClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
@@ -173,6 +190,8 @@ fn run(cli: Cli) -> ExitCode {
         Noun::Node(node::Verb::Start(args)) => node::start::run(*args, &context),
         Noun::Node(node::Verb::Check(args)) => node::check::run(*args, &context),
         Noun::Node(node::Verb::Reset(args)) => node::reset::run(*args, &context),
+        // Its exit code is the program's.
+        Noun::Exec(args) => return exec::main(args, &context),
         noun => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -195,6 +214,10 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Image(verb) => image::run(verb, context).await,
         Noun::Volume(verb) => volume::run(verb, context).await,
         Noun::Net(verb) => net::run(verb, context).await,
+        Noun::Cp(args) => cp::run(args, context).await,
+        Noun::Stats(args) => stats::run(args, context).await,
+        Noun::PortForward(args) => port_forward::run(args, context).await,
+        Noun::Exec(_) => unreachable!("it brings its own runtime"),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     describe::describe,
     housekeeping,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, Logs, NodeLocal, Volumes},
+    local::{Containers, Images, Logs, NodeLocal, Volumes},
     preflight,
 };
 use crate::{
@@ -28,8 +28,9 @@ use crate::{
     model::{Cluster, ClusterNetwork, Id, NodeId, Timestamp},
     net, observability,
     proto::v1::{
-        control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        logs_server::LogsServer, node_local_server::NodeLocalServer, volumes_server::VolumesServer,
+        containers_server::ContainersServer, control_server::ControlServer,
+        dispatcher_server::DispatcherServer, images_server::ImagesServer, logs_server::LogsServer,
+        node_local_server::NodeLocalServer, volumes_server::VolumesServer,
     },
     raft, rpc,
     seal::Sealer,
@@ -107,6 +108,9 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     if let Err(e) = images.sweep().await {
         tracing::warn!(error = %e, "what a cut-off import left could not be removed yet");
     }
+    // Before anybody can ask for new ones.
+    containerd.runtime.sweep_execs().await;
+    let containers = Containers { node, containerd: containerd.runtime.clone(), store: store.clone() };
     let local = NodeLocal {
         node,
         layout: layout.clone(),
@@ -139,6 +143,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(LogsServer::new(logs).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(VolumesServer::new(volumes).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(ContainersServer::new(containers).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());

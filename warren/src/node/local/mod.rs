@@ -1,5 +1,6 @@
 //! What a user asks of this one node, a file per service; here `NodeLocal`: the node and its network.
 
+mod containers;
 mod images;
 mod logs;
 mod volumes;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::{images::Images, logs::Logs, volumes::Volumes};
+pub(super) use self::{containers::Containers, images::Images, logs::Logs, volumes::Volumes};
 
 use super::config::Layout;
 use crate::{

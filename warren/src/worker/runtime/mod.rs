@@ -9,7 +9,9 @@
 
 mod bundle;
 mod client;
+mod connect;
 mod containerd;
+pub mod copy;
 pub mod exec;
 mod failure;
 mod files;
@@ -20,6 +22,7 @@ mod remains;
 mod reset;
 mod rootfs;
 pub mod spec;
+pub mod stats;
 mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -29,6 +32,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use self::{
+    connect::ConnectError,
     containerd::Containerd,
     exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},

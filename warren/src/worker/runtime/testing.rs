@@ -331,5 +331,6 @@ pub fn task(n: u128, spec: TaskSpec) -> Task {
         },
         created_at: Timestamp(0),
         start_at: Timestamp(0),
+        restarts: Vec::new(),
     }
 }

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Host, process};
 use anyhow::{Context, Result, bail};
-use warren_tests::{Host, process};
 
 /// Timings of one thing.
 #[derive(Debug, Default)]
@@ -199,4 +199,30 @@ fn one_byte(to: SocketAddr) -> Option<u8> {
     let mut byte = [0];
     stream.read_exact(&mut byte).ok()?;
     Some(byte[0])
+}
+
+/// Kernel, processors, memory, and how busy it is.
+///
+/// # Errors
+/// `/proc` says nothing.
+pub fn machine() -> Result<String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = thread::available_parallelism()?;
+    let model = fs::read_to_string("/proc/cpuinfo")?;
+    let model = model
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let memory: u64 = memory
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .context("/proc/meminfo names MemTotal")?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    Ok(format!(
+        "Linux {}, {cpus} × {model}, {:.1} GB, load at the start {}",
+        kernel.trim(),
+        mb(memory),
+        load.split(' ').next().unwrap_or_default()
+    ))
 }
