@@ -71,12 +71,15 @@ fn spec(image: &str, pull: PullPolicy) -> TaskSpec {
     spec
 }
 
+/// What makes another kind of the same image.
+type Change = fn(&mut TestImage);
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
 async fn every_kind_of_image_is_pulled_and_runs() {
     let node = TestNode::start().await;
     let registry = TestRegistry::start();
-    let kinds: [(&str, fn(&mut TestImage)); 5] = [
+    let kinds: [(&str, Change); 5] = [
         ("plain", |_| {}),
         ("gzip", |i| i.gzip = true),
         ("zstd", |i| i.zstd = true),
