@@ -18,6 +18,7 @@ use super::{
     LogFormat, NodeConfig, NodeError, adapters,
     config::Layout,
     describe::describe,
+    housekeeping,
     identity::{DataDir, RuntimeRecord},
     local::{Containers, Images, Logs, NodeLocal, Volumes},
     preflight,
@@ -101,7 +102,8 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     )?;
     tracing::info!(%node, cluster = %cluster.id, "node is up");
 
-    let manager = manager::start(store.clone(), raft.leadership(), clock, rand::random(), stop.clone());
+    let manager =
+        manager::start(store.clone(), raft.leadership(), clock.clone(), rand::random(), stop.clone());
     let images = containerd.runtime.images().clone();
     if let Err(e) = images.sweep().await {
         tracing::warn!(error = %e, "what a cut-off import left could not be removed yet");
@@ -119,6 +121,14 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     };
     let logs = Logs { logs: layout.logs(), assignment: assigned.clone() };
     let images = Images { node, images, store: store.clone() };
+    let room = housekeeping::keep_room(
+        images.clone(),
+        config.data_dir.clone(),
+        config.watermarks,
+        clock,
+        stop.clone(),
+    );
+    tokio::spawn(room);
     let volumes = Volumes { node, volumes: containerd.runtime.volumes().clone(), store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
