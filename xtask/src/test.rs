@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build_ebpf, check, deps, kernels,
+    build_ebpf, check, containerd, deps, kernels,
     process::{cargo, is_root, run as execute, say},
     workspace,
 };
@@ -19,6 +19,9 @@ pub struct Args {
     /// Only load the BPF programs into other kernels (Debian's 6.1, 6.12 and newest, under QEMU)
     #[arg(long)]
     kernels: bool,
+    /// Only run the container runtime's tests with Debian's newest containerd (2.x)
+    #[arg(long)]
+    containerd: bool,
 }
 
 /// Runs everything; a failed part does not keep the later ones from running.
@@ -34,8 +37,13 @@ pub fn run(args: &Args) -> Result<()> {
     let mut summary = Summary::default();
     summary.must("deps", deps::run)?;
     summary.must("build-ebpf", || build_ebpf::run(&build_ebpf::Args::default()))?;
-    if args.kernels {
-        summary.part("kernels", kernels::run);
+    if args.kernels || args.containerd {
+        if args.kernels {
+            summary.part("kernels", kernels::run);
+        }
+        if args.containerd {
+            summary.part("the runtime with containerd 2", containerd::run);
+        }
         return summary.end();
     }
     summary.part("check", check::run);
@@ -48,6 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     summary.part("tests that need root", || {
         execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "--", "--ignored"]))
     });
+    summary.part("the runtime with containerd 2", containerd::run);
     summary.part("packets in the kernel and whole nodes", || {
         // One at a time: they watch the kernel for leaks, and share two processors with their load.
         execute(

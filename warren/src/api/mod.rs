@@ -2,7 +2,10 @@
 //! and converts back; it decides nothing.
 
 mod control;
+mod credentials;
 mod error;
+mod events;
+mod services;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 //! Flags have Docker's names and defaults where Docker has them.
 
 mod cp;
+mod credentials;
 mod exec;
 mod image;
 mod net;
@@ -15,6 +16,7 @@ mod reference;
 mod service;
 mod stats;
 mod target;
+mod volume;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -24,7 +26,7 @@ use tonic::transport::Channel;
 use crate::{
     proto::v1::{
         containers_client::ContainersClient, control_client::ControlClient, images_client::ImagesClient,
-        node_local_client::NodeLocalClient,
+        logs_client::LogsClient, node_local_client::NodeLocalClient, volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -54,6 +56,9 @@ enum Noun {
     /// Manage the images on this node.
     #[command(subcommand)]
     Image(image::Verb),
+    /// Manage the volumes on this node.
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Look into this node's network.
     #[command(subcommand)]
     Net(net::Verb),
@@ -119,6 +124,14 @@ impl Context {
 
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
         Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn volumes(&self) -> anyhow::Result<VolumesClient<Channel>> {
+        Ok(VolumesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
+        Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {
@@ -199,6 +212,7 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Node(verb) => node::run(verb, context).await,
         Noun::Service(verb) => service::run(verb, context).await,
         Noun::Image(verb) => image::run(verb, context).await,
+        Noun::Volume(verb) => volume::run(verb, context).await,
         Noun::Net(verb) => net::run(verb, context).await,
         Noun::Cp(args) => cp::run(args, context).await,
         Noun::Stats(args) => stats::run(args, context).await,

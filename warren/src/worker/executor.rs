@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::model::{Attachment, Task, TaskId};
 
@@ -13,12 +14,20 @@ use crate::model::{Attachment, Task, TaskId};
 pub struct Exit {
     /// Exit status; 128 + n after signal n.
     pub code: i32,
+    /// Whether the kernel killed one of its processes because memory ran out.
+    pub oom_killed: bool,
 }
 
 impl Exit {
     /// Nobody was there to see how it ended: the machine or what watched the container went first.
     /// No real exit status is negative.
-    pub const UNSEEN: Self = Self { code: -1 };
+    pub const UNSEEN: Self = Self::with(-1);
+
+    /// An end with this status that memory had no part in.
+    #[must_use]
+    pub const fn with(code: i32) -> Self {
+        Self { code, oom_killed: false }
+    }
 }
 
 /// A container as the runtime has it.
@@ -47,9 +56,10 @@ pub enum RuntimeError {
 }
 
 /// What the container is joined to at its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkNamespace {
-    /// A bind-mounted network namespace.
+    /// A bind-mounted network namespace; empty for a task that has no place in the cluster's
+    /// network (its own [`NetworkMode`](crate::model::NetworkMode) then says what it gets).
     pub path: PathBuf,
 }
 
@@ -60,8 +70,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// Everything of this node's that the runtime holds, whole or half-made.
     async fn list(&self) -> Result<Vec<(TaskId, ContainerState)>, RuntimeError>;
 
-    /// Makes file system and container of a task, so that only `start` is missing. The image must
-    /// be present.
+    /// Brings what `prepare` needs from elsewhere: the image. May take long; `tell` gets one line
+    /// on how far it is, whenever that changes. May be given up at any moment.
+    async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
+        let _ = (task, tell);
+        Ok(())
+    }
+
+    /// Makes file system and container of a task, so that only `start` is missing. What `fetch`
+    /// brings must be here.
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError>;
 
     /// Starts a prepared container and returns its process. Starting a running one returns its
@@ -71,6 +88,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Waits for the end of a started container; returns at once when it has ended. Survives a
     /// restart of the runtime.
     async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError>;
+
+    /// Asks the container's first process to end: with the signal that the service names, or the
+    /// image, or SIGTERM. A container that is not running is no error.
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError>;
 
     /// Sends a signal to the container's first process. A container that is not running is no
     /// error.

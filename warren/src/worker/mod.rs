@@ -11,12 +11,15 @@
 //! - `agent`, `plan`: the node as a whole; what is assigned against what is held.
 //! - `task`: one task, from ACCEPTED to its end; a pure machine and its driver.
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
+//! - `volumes`: what outlives the containers it is mounted in.
 //! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
+//! - `logs`: what containers write.
 //!
 //! The agent may die at any step. What it finds when it starts again is taken up where it is.
 
 pub mod agent;
 pub mod executor;
+pub mod logs;
 pub mod plan;
 pub mod reports;
 pub mod runtime;
@@ -26,6 +29,7 @@ pub mod status_log;
 pub mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod volumes;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -36,6 +40,7 @@ use tonic::transport::Channel;
 use self::{
     agent::Agent,
     executor::{Network, Runtime},
+    logs::Logs,
     reports::Reports,
     saved::SavedError,
     session::Session,
@@ -90,7 +95,7 @@ pub fn start(
     let assignment = session.assignment();
     let statuses = reports.watch();
     let outside = Outside { runtime, network, log, reports, boot: boot(), timing };
-    let agent = Agent::new(outside, assignment.clone());
+    let agent = Agent::new(outside, Logs::below(&data_dir), assignment.clone());
     let join = tokio::spawn(async move {
         tokio::join!(session.run(cancel.clone()), agent.run(cancel));
     });

@@ -154,7 +154,7 @@ mod tests {
     fn a_runner_hears_of_an_end_that_a_look_shows_but_only_if_it_ran_before_the_look() {
         use crate::worker::executor::Exit;
         let assignment = an_assignment(1, [a_task(1), a_task(2), a_task(3)]);
-        let stopped = ContainerState::Stopped(Exit { code: 3 });
+        let stopped = ContainerState::Stopped(Exit::with(3));
         let held = Held {
             containers: [(id(1), stopped), (id(2), stopped), (id(3), ContainerState::Running { pid: 7 })]
                 .into(),
@@ -162,7 +162,7 @@ mod tests {
         };
         let runners = [(id(1), Runner::Running), (id(2), Runner::Busy), (id(3), Runner::Running)].into();
         let plan = plan(View { assignment: &assignment, held: Some(&held), runners: &runners });
-        let lost = Some(Lost::Ended(Exit { code: 3 }));
+        let lost = Some(Lost::Ended(Exit::with(3)));
         assert_eq!(
             plan.actions,
             [

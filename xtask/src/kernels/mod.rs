@@ -2,7 +2,6 @@
 //! we run on (which has no TCX), the long-term one, and the newest.
 
 mod initramfs;
-mod packages;
 
 use std::{
     fs,
@@ -14,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    deps,
+    deps, packages,
     process::{cargo, command, run as execute, say},
     workspace,
 };

@@ -191,6 +191,7 @@ fn running(config: &Config, n: u8) -> Task {
         },
         created_at: Timestamp(0),
         start_at: Timestamp(0),
+        restarts: Vec::new(),
     }
 }
 

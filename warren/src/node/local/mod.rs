@@ -2,13 +2,15 @@
 
 mod containers;
 mod images;
+mod logs;
+mod volumes;
 
 use std::path::PathBuf;
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::{containers::Containers, images::Images};
+pub(super) use self::{containers::Containers, images::Images, logs::Logs, volumes::Volumes};
 
 use super::config::Layout;
 use crate::{

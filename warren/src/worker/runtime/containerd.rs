@@ -21,19 +21,24 @@ use containerd_client::{
 };
 use prost::Message as _;
 use prost_types::Any;
+use tokio::sync::watch;
 
 use super::{
     RuntimeConfig, SNAPSHOTTER,
+    bundle::{self, Bundle},
     client::{CallError, Client, LONG, SHORT, already, call, found},
-    failure::{one_line, start_error},
-    files::{STARTED, STARTING, TaskFiles},
-    image::{ImageStore, ResolvedImage},
-    remains, rootfs,
-    spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
+    failure::start_error,
+    files::{STARTED, STARTING, STOP_SIGNAL, TERMINAL},
+    image::{ImageStore, Registries, ResolvedImage, When},
+    remains,
 };
 use crate::{
-    model::{Task, TaskId},
-    worker::executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
+    model::{PullPolicy, RegistryAuth, Task, TaskId},
+    seal::Sealer,
+    worker::{
+        executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
+        volumes::Volumes,
+    },
 };
 
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -58,7 +63,8 @@ pub struct Containerd {
     pub(super) config: RuntimeConfig,
     pub(super) client: Client,
     images: ImageStore,
-    host: HostLimits,
+    volumes: Volumes,
+    sealer: Option<Sealer>,
 }
 
 impl Containerd {
@@ -68,7 +74,28 @@ impl Containerd {
     pub fn new(config: RuntimeConfig) -> Self {
         let client = Client::new(&config.socket, &config.namespace);
         let images = ImageStore::new(client.clone(), config.import_dir());
-        Self { config, client, images, host: remains::host_limits() }
+        let volumes = Volumes::new(config.volumes_dir.clone());
+        Self { config, client, images, volumes, sealer: None }
+    }
+
+    /// Tells it of registries; before it is used.
+    #[must_use]
+    pub fn with_registries(mut self, registries: Registries) -> Self {
+        self.images = self.images.with_registries(registries);
+        self
+    }
+
+    /// Lets it open the credentials of tasks.
+    #[must_use]
+    pub fn with_sealer(mut self, sealer: Sealer) -> Self {
+        self.sealer = Some(sealer);
+        self
+    }
+
+    /// The node's volumes.
+    #[must_use]
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// The node's images.
@@ -80,6 +107,12 @@ impl Containerd {
     /// containerd's version; fails when it does not answer.
     pub async fn version(&self) -> Result<String, RuntimeError> {
         Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
+    }
+
+    /// What the task's registry is told of who asks.
+    fn credentials(&self, task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
+        let (Some(sealed), Some(sealer)) = (&task.spec.registry_auth, &self.sealer) else { return Ok(None) };
+        sealer.open(sealed).map(Some).map_err(|e| RuntimeError::Fatal(e.to_string()))
     }
 
     pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
@@ -141,11 +174,7 @@ impl Containerd {
         self.remove_record(task.id).await?;
         let container = Container {
             id: task.id.to_string(),
-            labels: [
-                ("warren.service".to_owned(), task.service_name.clone()),
-                ("warren.image.digest".to_owned(), image.digest.clone()),
-            ]
-            .into(),
+            labels: bundle::labels(task, &image.digest),
             image: task.spec.image.to_string(),
             runtime: Some(container::Runtime { name: RUNTIME.to_owned(), options: Some(self.options()) }),
             spec: Some(Any {
@@ -165,11 +194,18 @@ impl Containerd {
     async fn create_process(&self, task: TaskId, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
         // containerd knows of no process here; what an earlier one left would be in the way.
         let config = self.config.clone();
-        blocking(move || remains::sweep_if_any(&config, task)).await?;
+        let output = blocking(move || {
+            remains::sweep_if_any(&config, task)?;
+            config.logs.address(task)
+        })
+        .await?;
         let r = CreateTaskRequest {
             container_id: task.to_string(),
             rootfs,
+            terminal: self.marked(task, TERMINAL),
             options: Some(self.options()),
+            stdout: output.clone(),
+            stderr: output,
             ..CreateTaskRequest::default()
         };
         let deadline = Instant::now() + UNDOING;
@@ -222,20 +258,39 @@ impl Containerd {
             return Ok(ContainerState::Created);
         }
         if let Some(p) = process {
-            return Ok(state_of(p));
+            return Ok(self.with_memory(task, state_of(p)).await);
         }
         if !self.marked(task, STARTED) {
             return Ok(ContainerState::Created);
         }
         // A list leaves out a process whose shim was slow to answer: ask for this one before
         // it is called dead.
-        Ok(self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p)))
+        let state = self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p));
+        Ok(self.with_memory(task, state).await)
+    }
+
+    /// Says of an end whether memory had run out: known as long as the cgroup is there, which goes
+    /// with the process's remains.
+    async fn with_memory(&self, task: TaskId, state: ContainerState) -> ContainerState {
+        match state {
+            ContainerState::Stopped(exit) => ContainerState::Stopped(self.exit(task, exit.code).await),
+            other => other,
+        }
+    }
+
+    async fn exit(&self, task: TaskId, code: i32) -> Exit {
+        if code == Exit::UNSEEN.code {
+            return Exit::UNSEEN;
+        }
+        let cgroup = self.config.cgroup(task);
+        let killed = tokio::task::spawn_blocking(move || remains::oom_kills(&cgroup) > 0).await;
+        Exit { code, oom_killed: killed.unwrap_or(false) }
     }
 
     async fn wait_exit(&self, task: TaskId) -> Result<Exit, CallError> {
         let r = WaitRequest { container_id: task.to_string(), exec_id: String::new() };
         let answer = self.client.tasks().wait(self.client.request(r)).await?.into_inner();
-        Ok(Exit { code: i32::try_from(answer.exit_status).unwrap_or(255) })
+        Ok(self.exit(task, i32::try_from(answer.exit_status).unwrap_or(255)).await)
     }
 }
 
@@ -243,7 +298,7 @@ pub(super) fn state_of(p: &Process) -> ContainerState {
     match p.status() {
         ProcessStatus::Created => ContainerState::Created,
         ProcessStatus::Stopped => {
-            ContainerState::Stopped(Exit { code: i32::try_from(p.exit_status).unwrap_or(255) })
+            ContainerState::Stopped(Exit::with(i32::try_from(p.exit_status).unwrap_or(255)))
         }
         // Unknown: its shim does not answer. It was running when it last did.
         ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing | ProcessStatus::Unknown => {
@@ -291,6 +346,33 @@ impl Runtime for Containerd {
         Ok(states)
     }
 
+    async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
+        let (image, spec) = (&task.spec.image, &task.spec);
+        // A container that is made has its image.
+        if self.process(task.id).await?.is_some() || self.marked(task.id, STARTED) {
+            return Ok(());
+        }
+        let when = match spec.pull {
+            PullPolicy::Never => return Ok(()),
+            PullPolicy::Missing if self.images.resolve(image).await?.is_some() => return Ok(()),
+            PullPolicy::Missing => When::Missing,
+            PullPolicy::Always => When::Always,
+        };
+        let credentials = self.credentials(task)?;
+        let mut pull = self.images.pull(image, when, credentials.as_ref());
+        let name = image.familiar();
+        let done = pull.clone();
+        let done = done.done();
+        tokio::pin!(done);
+        loop {
+            tell.send_replace(pull.progress.borrow_and_update().summary(&name));
+            tokio::select! {
+                ended = &mut done => return Ok(ended.map(drop)?),
+                Ok(()) = pull.progress.changed() => {}
+            }
+        }
+    }
+
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
         let process = self.process(task.id).await?;
         if self.was_botched(task.id, process.as_ref()) {
@@ -300,32 +382,29 @@ impl Runtime for Containerd {
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
         let image = image.ok_or_else(|| {
-            RuntimeError::Fatal(format!(
-                "image {} is not on this node; bring it with `warren image import`",
-                task.spec.image.familiar()
-            ))
+            let name = task.spec.image.familiar();
+            match task.spec.pull {
+                PullPolicy::Never => RuntimeError::Fatal(format!(
+                    "image {name} is not on this node; bring it with `warren image pull` or `warren image import`, or let it be pulled (--pull missing)"
+                )),
+                _ => RuntimeError::Temporary(format!("image {name} was removed again")),
+            }
         })?;
         let mounts = self.snapshot(task.id, &image).await?;
-        let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
-        let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
-        let accounts = blocking(move || {
-            to_write.write(&hostname, attachment.as_ref())?;
-            rootfs::accounts(&read)
+        let bundle = Bundle {
+            config: self.config.clone(),
+            volumes: self.volumes.clone(),
+            task: task.clone(),
+            image: image.config.clone(),
+            snapshot: mounts.clone(),
+            network: network.path.clone(),
+        };
+        let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
+        let spec = blocking(move || {
+            logs.prepare(id, limits)?;
+            Ok(bundle.make())
         })
-        .await?;
-        let user = resolve_user(image.config.user.as_deref().unwrap_or_default(), &accounts)
-            .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
-        let spec = runtime_spec(&SpecInput {
-            task,
-            image: &image.config,
-            user: &user,
-            network: &network.path,
-            cgroup: &self.config.cgroup(task.id),
-            files: &files,
-            host: self.host,
-        })
-        .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
-        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
+        .await??;
         self.write_record(task, &image, spec).await?;
         self.create_process(task.id, mounts).await
     }
@@ -394,6 +473,16 @@ impl Runtime for Containerd {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError> {
+        let noted = self.config.task_dir(task).join(STOP_SIGNAL);
+        let signal = blocking(move || match std::fs::read_to_string(noted) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => text.map(|t| t.trim().parse().ok()),
+        })
+        .await?;
+        self.kill(task, signal.unwrap_or(libc::SIGTERM)).await
     }
 
     async fn kill(&self, task: TaskId, signal: i32) -> Result<(), RuntimeError> {

@@ -7,6 +7,7 @@
 //! The snapshot of a task is the first thing made and its container record the last one removed,
 //! so that [`Containerd`]'s list always names what is whole or half-made.
 
+mod bundle;
 mod client;
 mod connect;
 mod containerd;
@@ -14,6 +15,7 @@ pub mod copy;
 pub mod exec;
 mod failure;
 mod files;
+mod host;
 pub mod image;
 mod preflight;
 mod remains;
@@ -38,7 +40,10 @@ pub use self::{
     reset::{ResetError, reset},
     supervisor::{Supervisor, SupervisorConfig, SupervisorError},
 };
-use crate::model::{NodeId, TaskId};
+use crate::{
+    model::{NodeId, TaskId},
+    worker::logs::Logs,
+};
 
 /// The snapshotter images are unpacked into.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -56,8 +61,12 @@ pub struct RuntimeConfig {
     pub state_dir: PathBuf,
     /// What does: the files bound into each container, archives while they are imported.
     pub data_dir: PathBuf,
+    /// Volumes: what is to outlive the containers.
+    pub volumes_dir: PathBuf,
     /// Parent of the containers' cgroups in every hierarchy, `/warren/<node>`.
     pub cgroup_parent: String,
+    /// Where what they write goes. It outlives them.
+    pub logs: Logs,
 }
 
 impl RuntimeConfig {
@@ -68,7 +77,9 @@ impl RuntimeConfig {
             node,
             socket,
             namespace: format!("warren-{node}"),
+            volumes_dir: data_dir.join("volumes"),
             state_dir,
+            logs: Logs::below(&data_dir),
             data_dir,
             cgroup_parent: format!("/warren/{node}"),
         }

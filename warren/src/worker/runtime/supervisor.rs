@@ -111,7 +111,10 @@ impl SupervisorConfig {
              disabled_plugins = [\n{disabled}\n]\n\n\
              [grpc]\n  address = {socket}\n\n\
              [debug]\n  level = \"warn\"\n\n\
-             [plugins.\"io.containerd.gc.v1.scheduler\"]\n  deletion_threshold = 1\n",
+             # Collects when something was deleted. With a threshold of pauses it would also wake up\n\
+             # the more often the shorter its collections are, a hundred times a second and more.\n\
+             [plugins.\"io.containerd.gc.v1.scheduler\"]\n  deletion_threshold = 1\n  \
+             pause_threshold = 0.0\n",
             root = quoted(self.root()),
             state = quoted(self.state()),
             disabled = disabled.join("\n"),
@@ -406,6 +409,9 @@ fn spawn(binary: &Path, config: &SupervisorConfig) -> Result<Watched, Supervisor
         // in the agent's name.
         .env_clear()
         .env("PATH", path)
+        // Collects memory twice as often as by default: measured, 1 to 3 MB less is resident, and
+        // the import of an image takes no longer. At 25 it is 2 to 5 MB, but a third more work.
+        .env("GOGC", "50")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(out)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attach ▸ prepare ▸ (READY, until start_at) ▸ record STARTING ▸ start ▸ record RUNNING ▸ open to traffic ▸ RUNNING
-//! stop:  close to traffic ▸ SIGTERM ▸ stop_grace ▸ SIGKILL ▸ ┐
+//! stop:  close to traffic ▸ stop signal ▸ stop_grace ▸ SIGKILL ▸ ┐
 //! exit, or what cannot be made: close to traffic ▸ ──────────┴▸ record the end ▸ remove ▸ detach ▸ tell the end
 //! ```
 //!
@@ -22,7 +22,7 @@
 
 use super::{
     Timing,
-    step::{Action, Found, KILL, Outcome, Step, TERM, Trouble, describe_exit},
+    step::{Action, Found, KILL, Outcome, Step, Trouble, describe_exit},
 };
 use crate::{
     model::{ContainerStatus, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
@@ -103,7 +103,8 @@ impl Machine {
             phase: Phase::Attach,
             status: task.status.clone(),
             end: None,
-            attached: found.attached,
+            // On the node's network, or on none, there is nothing that could be missing.
+            attached: found.attached || !task.spec.network.is_attached(),
             start_tried: found.record.is_some(),
             not_before,
             tries: 0,
@@ -210,7 +211,7 @@ impl Machine {
             Phase::Close | Phase::CloseEnded => or_retry(Action::Serve(false)),
             Phase::Terminate { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),
-                None => Step::Do(Action::Kill(TERM)),
+                None => Step::Do(Action::Stop),
             },
             Phase::Kill { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),
@@ -399,11 +400,15 @@ impl Machine {
             return self.end(TaskState::Failed, "container is gone".into(), now);
         }
         let pid = self.status.container.map_or(0, |c| c.pid);
-        self.status.container = Some(ContainerStatus { pid, exit_code: Some(exit.code), oom_killed: false });
+        self.status.container =
+            Some(ContainerStatus { pid, exit_code: Some(exit.code), oom_killed: exit.oom_killed });
         match exit.code {
             _ if self.stopping() => self.end(TaskState::Shutdown, message.to_owned(), now),
             0 => self.end(TaskState::Complete, String::new(), now),
-            code => self.end(TaskState::Failed, describe_exit(code), now),
+            _ => {
+                let message = describe_exit(exit, self.task.spec.resources.memory);
+                self.end(TaskState::Failed, message, now);
+            }
         }
     }
 

@@ -62,6 +62,7 @@ impl World {
                 assert!(!open || self.starts > 0, "opened before the start");
                 self.open = *open;
             }
+            Action::Stop => assert!(!self.open, "asked to end while open"),
             Action::Kill(signal) => {
                 assert!(!self.open || *signal == KILL, "signalled while open");
                 if matches!(self.container, Some(ContainerState::Running { .. })) && *signal == KILL {
@@ -87,7 +88,7 @@ impl World {
 
     fn exit(&mut self, code: i32) {
         if matches!(self.container, Some(ContainerState::Running { .. })) {
-            self.container = Some(ContainerState::Stopped(Exit { code }));
+            self.container = Some(ContainerState::Stopped(Exit::with(code)));
         }
     }
 }
@@ -140,7 +141,7 @@ fn a_whole_life_in_order() {
     let down = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&down),
-        ["Serve(false)", "Kill(15)", "Kill(9)", "Serve(false)", "Record shutdown", "Remove", "Detach"]
+        ["Serve(false)", "Stop", "Kill(9)", "Serve(false)", "Record shutdown", "Remove", "Detach"]
     );
     assert_eq!(m.status().state, TaskState::Shutdown);
     assert_eq!(m.status().message, "killed after its stop grace of 20ms");
@@ -156,7 +157,7 @@ fn the_end_is_told_only_when_nothing_is_left_or_patience_is_over() {
     settle(&mut m, &mut world, &mut now);
     world.exit(3);
     let began = now;
-    m.exited(Exit { code: 3 }, now);
+    m.exited(Exit::with(3), now);
     while !m.status().state.is_final() {
         match m.next(now) {
             Step::Do(Action::Remove) => {
@@ -287,7 +288,7 @@ fn start_at_is_waited_for_but_a_fast_clock_of_the_managers_is_not() {
 fn a_start_that_failed_may_have_started() {
     let away = || Trouble::Temporary("containerd is away".into());
     let never = || Trouble::Fatal("cannot start".into());
-    let (running, stopped) = (ContainerState::Running { pid: 7 }, ContainerState::Stopped(Exit { code: 3 }));
+    let (running, stopped) = (ContainerState::Running { pid: 7 }, ContainerState::Stopped(Exit::with(3)));
     for (trouble, seen, state, message) in [
         (away(), ContainerState::Created, TaskState::Running, ""),
         (away(), running, TaskState::Running, ""),
@@ -333,7 +334,7 @@ fn what_is_found_decides_where_to_go_on() {
     let starting = || record(Starting, BOOT);
     let ran = || record(Running, BOOT);
     let created = Some(ContainerState::Created);
-    let stopped = Some(ContainerState::Stopped(Exit { code: 3 }));
+    let stopped = Some(ContainerState::Stopped(Exit::with(3)));
     for (told, container, record, first, last, message) in [
         (Assigned, None, None, "Attach", Running, ""),
         (Assigned, created, None, "Attach", Running, ""),

@@ -11,13 +11,16 @@ use super::{
     step::{Action, Found, Outcome, Step, Trouble},
 };
 use crate::{
-    model::{Task, TaskId, TaskState, Timestamp},
+    model::{Task, TaskId, TaskState, TaskStatus, Timestamp},
     worker::{
-        executor::{Exit, Network, NetworkError, Runtime, RuntimeError},
+        executor::{Exit, Network, NetworkError, NetworkNamespace, Runtime, RuntimeError},
         reports::Reports,
         status_log::{Record, StatusLog},
     },
 };
+
+/// Between two reports of how far a task's image is.
+const REPORT: Duration = Duration::from_secs(2);
 
 /// What every runner of a worker shares.
 #[derive(Clone)]
@@ -90,6 +93,18 @@ pub async fn run(
         match step {
             Step::Do(action) => {
                 tracing::debug!(task = %id, ?action, "task step");
+                if let Action::Prepare(_) = action {
+                    match outside.fetch(&machine, &mut orders).await {
+                        Fetched::Done => {}
+                        Fetched::NotWanted => continue,
+                        Fetched::Failed(trouble) => {
+                            tracing::warn!(task = %id, ?trouble, "the image could not be brought");
+                            machine.done(Outcome::Failed(trouble), now());
+                            continue;
+                        }
+                        Fetched::AgentGoes => return,
+                    }
+                }
                 let outcome = outside.perform(machine.task(), action).await.unwrap_or_else(|trouble| {
                     tracing::warn!(task = %id, ?trouble, "task step did not work");
                     Outcome::Failed(trouble)
@@ -146,14 +161,63 @@ pub async fn sweep(task: TaskId, outside: Outside) {
     }
 }
 
+/// What came of bringing what a task needs.
+enum Fetched {
+    Done,
+    /// The task is to be stopped.
+    NotWanted,
+    Failed(Trouble),
+    AgentGoes,
+}
+
 impl Outside {
+    /// Brings what the task needs from elsewhere. It may take long: how far it is shows in the
+    /// task's status, and it is given up when the task is not wanted any more.
+    async fn fetch(&self, machine: &Machine, orders: &mut watch::Receiver<Orders>) -> Fetched {
+        let task = machine.task();
+        let (tell, told) = watch::channel(String::new());
+        let fetching = self.runtime.fetch(task, tell);
+        tokio::pin!(fetching);
+        let mut report = tokio::time::interval(REPORT);
+        loop {
+            tokio::select! {
+                done = &mut fetching => {
+                    return match done {
+                        Ok(()) => Fetched::Done,
+                        Err(e) => Fetched::Failed(e.into()),
+                    };
+                }
+                changed = orders.changed() => {
+                    if changed.is_err() {
+                        return Fetched::AgentGoes;
+                    }
+                    if orders.borrow().desired > TaskState::Running {
+                        // Seen again by whoever asked.
+                        orders.mark_changed();
+                        return Fetched::NotWanted;
+                    }
+                }
+                _ = report.tick() => {
+                    let message = told.borrow().clone();
+                    if !message.is_empty() {
+                        self.reports.put(task.id, &TaskStatus { message, ..machine.status().clone() });
+                    }
+                }
+            }
+        }
+    }
+
     async fn perform(&self, task: &Task, action: Action) -> Result<Outcome, Trouble> {
         let network = |e: NetworkError| Trouble::Temporary(e.0);
         let attachment = || {
             let why = "the task has no network address; remove and create its service again";
             task.attachment.as_ref().ok_or_else(|| Trouble::Fatal(why.into()))
         };
+        // On the node's network, or on none, there is nothing to do for these.
+        let attached = task.spec.network.is_attached();
         match action {
+            Action::Attach if !attached => return Ok(Outcome::Attached(NetworkNamespace::default())),
+            Action::Serve(_) if !attached => {}
             Action::Attach => {
                 return Ok(Outcome::Attached(
                     self.network.attach(task.id, attachment()?).await.map_err(network)?,
@@ -168,6 +232,7 @@ impl Outside {
             Action::Serve(open) => {
                 self.network.serve(task.id, attachment()?, open).await.map_err(network)?;
             }
+            Action::Stop => self.runtime.stop(task.id).await?,
             Action::Kill(signal) => self.runtime.kill(task.id, signal).await?,
             Action::Record(status) => {
                 let record = Record { status, boot: self.boot.to_string() };

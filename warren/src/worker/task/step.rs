@@ -3,13 +3,11 @@
 use crate::{
     model::{TaskStatus, Timestamp},
     worker::{
-        executor::{ContainerState, NetworkNamespace, RuntimeError},
+        executor::{ContainerState, Exit, NetworkNamespace, RuntimeError},
         status_log::Record,
     },
 };
 
-/// SIGTERM.
-pub const TERM: i32 = 15;
 /// SIGKILL.
 pub const KILL: i32 = 9;
 
@@ -26,6 +24,8 @@ pub enum Action {
     Look,
     /// Open to, or close to, new connections.
     Serve(bool),
+    /// Ask it to end, with its stop signal.
+    Stop,
     /// Send a signal.
     Kill(i32),
     /// Put a status on disk.
@@ -105,8 +105,34 @@ pub struct Found {
     pub record: Option<Record>,
 }
 
-/// The sentence for a container that ended with a failure.
-pub(super) fn describe_exit(code: i32) -> String {
+/// The sentence for a container that ended with a failure. `limit` is its memory's, in bytes.
+pub(super) fn describe_exit(exit: Exit, limit: Option<u64>) -> String {
+    let end = describe_code(exit.code);
+    if !exit.oom_killed {
+        return end;
+    }
+    let limit = match limit {
+        Some(bytes) => format!("its limit is {}", memory(bytes)),
+        None => "the node had none left".to_owned(),
+    };
+    match exit.code {
+        // The kernel's OOM killer uses this signal.
+        code if code == 128 + KILL => format!("killed: out of memory ({limit})"),
+        _ => format!("{end}, after one of its processes was killed: out of memory ({limit})"),
+    }
+}
+
+/// Bytes in the largest unit that shows them exactly.
+fn memory(bytes: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes != 0 && bytes.is_multiple_of(1 << shift) {
+            return format!("{} {unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+fn describe_code(code: i32) -> String {
     const NAMES: [(i32, &str); 12] = [
         (1, "SIGHUP"),
         (2, "SIGINT"),
@@ -118,7 +144,7 @@ pub(super) fn describe_exit(code: i32) -> String {
         (KILL, "SIGKILL"),
         (11, "SIGSEGV"),
         (13, "SIGPIPE"),
-        (TERM, "SIGTERM"),
+        (15, "SIGTERM"),
         (31, "SIGSYS"),
     ];
     // Past the last real-time signal it is a status of the program's own choice.
@@ -128,5 +154,31 @@ pub(super) fn describe_exit(code: i32) -> String {
             None => format!("killed by signal {signal}"),
         },
         _ => format!("exited with status {code}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let oom = |code| Exit { code, oom_killed: true };
+        for (exit, limit, text) in [
+            (Exit::with(3), None, "exited with status 3"),
+            (Exit::with(139), None, "killed by signal 11 (SIGSEGV)"),
+            (Exit::with(137), Some(64 << 20), "killed by signal 9 (SIGKILL)"),
+            (oom(137), Some(64 << 20), "killed: out of memory (its limit is 64 MiB)"),
+            (oom(137), Some(3 << 29), "killed: out of memory (its limit is 1536 MiB)"),
+            (oom(137), Some(6_000_000), "killed: out of memory (its limit is 6000000 bytes)"),
+            (oom(137), None, "killed: out of memory (the node had none left)"),
+            (
+                oom(1),
+                Some(1 << 30),
+                "exited with status 1, after one of its processes was killed: out of memory (its limit is 1 GiB)",
+            ),
+        ] {
+            assert_eq!(describe_exit(exit, limit), text);
+        }
     }
 }

@@ -81,7 +81,7 @@ impl Runtime for FakeOutside {
                 return Err(RuntimeError::Fatal("exec: \"nothing\": not found".into()));
             }
             c.state = match env(&c.task, "EXIT").and_then(|v| v.parse().ok()) {
-                Some(code) => ContainerState::Stopped(Exit { code }),
+                Some(code) => ContainerState::Stopped(Exit::with(code)),
                 None => ContainerState::Running { pid },
             };
             w.next_pid += 1;
@@ -104,6 +104,10 @@ impl Runtime for FakeOutside {
         self.world.ended(self.epoch, task).await
     }
 
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError> {
+        self.kill(task, libc::SIGTERM).await
+    }
+
     async fn kill(&self, task: TaskId, signal: i32) -> Result<(), RuntimeError> {
         let kill = |w: &mut World| {
             if w.open.contains(&task) {
@@ -113,7 +117,7 @@ impl Runtime for FakeOutside {
                 && matches!(c.state, ContainerState::Running { .. })
                 && (signal == KILL || env(&c.task, "IGNORE_TERM").is_none())
             {
-                c.state = ContainerState::Stopped(Exit { code: 128 + signal });
+                c.state = ContainerState::Stopped(Exit::with(128 + signal));
             }
             Ok(())
         };

@@ -183,7 +183,7 @@ impl FakeWorld {
             if let Some(c) = w.containers.get_mut(&task)
                 && matches!(c.state, ContainerState::Running { .. })
             {
-                c.state = ContainerState::Stopped(Exit { code });
+                c.state = ContainerState::Stopped(Exit::with(code));
             }
         });
     }

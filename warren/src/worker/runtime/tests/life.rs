@@ -68,9 +68,9 @@ async fn a_container_lives_as_its_image_and_service_say() {
 
     trapping(pid).await;
     c.kill(task.id, libc::SIGTERM).await.unwrap();
-    assert_eq!(exit(c, &task).await, Exit { code: 7 });
-    assert_eq!(exit(c, &task).await, Exit { code: 7 }, "waiting again changes nothing");
-    assert_eq!(node.state(&task).await, Some(ContainerState::Stopped(Exit { code: 7 })));
+    assert_eq!(exit(c, &task).await, Exit::with(7));
+    assert_eq!(exit(c, &task).await, Exit::with(7), "waiting again changes nothing");
+    assert_eq!(node.state(&task).await, Some(ContainerState::Stopped(Exit::with(7))));
     c.kill(task.id, libc::SIGTERM).await.unwrap();
     assert!(matches!(c.start(task.id).await, Err(RuntimeError::Fatal(_))), "it has ended");
     c.remove(task.id).await.unwrap();
@@ -85,14 +85,14 @@ async fn exits_are_told_and_users_looked_up() {
     let node = TestNode::with_image().await;
     let c = &node.containerd;
     let (task, _) = node.run(1, &["exit", "42"]).await;
-    assert_eq!(exit(c, &task).await, Exit { code: 42 });
+    assert_eq!(exit(c, &task).await, Exit::with(42));
     let (task, pid) = node.run(2, &["sleep"]).await;
     let waiting = {
         let c = c.clone();
         tokio::spawn(async move { c.wait(task.id).await })
     };
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap(), Exit { code: 137 });
+    assert_eq!(waiting.await.unwrap().unwrap(), Exit::with(137));
 
     let web = super::fixture::test_image();
     let mut config = web.config.clone();
@@ -213,7 +213,7 @@ async fn a_lost_shim_is_an_end_and_leaves_nothing() {
     assert_eq!(shims.len(), 1);
     shims[0].signal(Signal::SIGKILL);
     // containerd may still tell that it was killed, or know nothing of it any more.
-    let ends = [Exit { code: 137 }, Exit::UNSEEN];
+    let ends = [Exit::with(137), Exit::UNSEEN];
     assert!(ends.contains(&waiting.await.unwrap().unwrap()));
     eventually("it is listed as ended", async || {
         let state = node.state(&task).await;
@@ -268,5 +268,5 @@ async fn two_nodes_do_not_touch_each_other() {
     drop(b);
     assert_eq!(a.state(&task).await, Some(ContainerState::Running { pid: pid_a }));
     a.containerd.kill(task.id, libc::SIGTERM).await.unwrap();
-    assert_eq!(exit(&a.containerd, &task).await, Exit { code: 7 });
+    assert_eq!(exit(&a.containerd, &task).await, Exit::with(7));
 }

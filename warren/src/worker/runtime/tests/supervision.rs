@@ -51,10 +51,10 @@ async fn containers_and_waits_outlive_containerd() {
     kill_9(node.containerd_pid());
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
     let [first, second] = waits;
-    assert_eq!(first.await.unwrap().unwrap(), Exit { code: 7 });
+    assert_eq!(first.await.unwrap().unwrap(), Exit::with(7));
     assert!(!second.is_finished());
     eventually("signals get through", async || c.kill(other.id, libc::SIGKILL).await.is_ok()).await;
-    assert_eq!(second.await.unwrap().unwrap(), Exit { code: 137 });
+    assert_eq!(second.await.unwrap().unwrap(), Exit::with(137));
     c.remove(task.id).await.unwrap();
     c.remove(other.id).await.unwrap();
     assert_eq!(node.leftovers().await, [] as [String; 0]);
