@@ -55,8 +55,8 @@ struct RuncOptions {
 /// A node's containers in a containerd.
 #[derive(Debug, Clone)]
 pub struct Containerd {
-    config: RuntimeConfig,
-    client: Client,
+    pub(super) config: RuntimeConfig,
+    pub(super) client: Client,
     images: ImageStore,
     host: HostLimits,
 }
@@ -82,7 +82,7 @@ impl Containerd {
         Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
     }
 
-    async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
+    pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
         let r = GetRequest { container_id: task.to_string(), exec_id: String::new() };
         let r = call(SHORT, self.client.tasks().get(self.client.request(r))).await;
         Ok(found(r)?.and_then(|g| g.process))
@@ -239,7 +239,7 @@ impl Containerd {
     }
 }
 
-fn state_of(p: &Process) -> ContainerState {
+pub(super) fn state_of(p: &Process) -> ContainerState {
     match p.status() {
         ProcessStatus::Created => ContainerState::Created,
         ProcessStatus::Stopped => {
@@ -253,7 +253,7 @@ fn state_of(p: &Process) -> ContainerState {
 }
 
 /// Runs file-system work off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     let result = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|r| r);

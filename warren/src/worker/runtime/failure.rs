@@ -69,7 +69,7 @@ fn sentence(message: &str) -> String {
 }
 
 /// Splits `"name": rest`, with Go's escapes of quotes undone.
-fn quoted(s: &str) -> Option<(String, &str)> {
+pub(super) fn quoted(s: &str) -> Option<(String, &str)> {
     let s = s.strip_prefix('"').or_else(|| s.strip_prefix("\\\""))?;
     let mut name = String::new();
     let mut chars = s.char_indices();

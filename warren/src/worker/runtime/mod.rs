@@ -9,6 +9,7 @@
 
 mod client;
 mod containerd;
+pub mod exec;
 mod failure;
 mod files;
 pub mod image;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 
 pub use self::{
     containerd::Containerd,
+    exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},
     preflight::{Preflight, PreflightError, discover, preflight},
     reset::{ResetError, reset},
@@ -86,6 +88,11 @@ impl RuntimeConfig {
     /// Archives while they are read.
     fn import_dir(&self) -> PathBuf {
         self.data_dir.join("import")
+    }
+
+    /// Directories of programs run inside containers.
+    fn exec_dir(&self) -> PathBuf {
+        self.state_dir.join("exec")
     }
 
     /// A task's cgroup, as runc's spec names it.

@@ -121,6 +121,15 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
+/// Directories of a cgroup and of those below it, in every hierarchy that has it.
+pub(super) fn cgroup_tree(cgroup: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for dir in cgroup_dirs(cgroup) {
+        below(&dir, &mut found);
+    }
+    found
+}
+
 /// Kills everything in a cgroup and removes it, in every hierarchy.
 pub(super) fn remove_cgroup(cgroup: &str) -> io::Result<()> {
     let mut dirs = Vec::new();

@@ -49,6 +49,7 @@ pub async fn reset(config: &RuntimeConfig, own: Option<&SupervisorConfig>) -> Re
         remains::remove_empty_parent(&config.cgroup_parent);
         remains::remove_dir(&config.tasks_dir())?;
         remains::remove_dir(&config.import_dir())?;
+        remains::remove_dir(&config.exec_dir())?;
         remains::remove_dir(&config.runc_root())
     })
     .await

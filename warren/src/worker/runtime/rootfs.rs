@@ -47,6 +47,11 @@ pub(super) fn accounts(mounts: &[Mount]) -> io::Result<Accounts> {
     }
 }
 
+/// Reads the accounts of a running container, by its first process.
+pub(super) fn accounts_of(pid: i32) -> io::Result<Accounts> {
+    read(Path::new(&format!("/proc/{pid}/root")))
+}
+
 /// The directories of a snapshot's layers, uppermost first.
 fn layers(mount: &Mount) -> Vec<PathBuf> {
     if mount.r#type == "overlay" {

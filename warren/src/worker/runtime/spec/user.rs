@@ -28,6 +28,18 @@ pub enum UserError {
     Group(String),
 }
 
+impl UserError {
+    /// The same of a running container instead of an image.
+    #[must_use]
+    pub fn in_container(&self) -> String {
+        let (what, name, file) = match self {
+            Self::User(name) => ("user", name, "passwd"),
+            Self::Group(name) => ("group", name, "group"),
+        };
+        format!("{what} \"{name}\" is not in the container's /etc/{file}; use a number or a name that is")
+    }
+}
+
 /// Looks up `USER`: empty, `user`, `uid`, or either with `:group` or `:gid`. A number without an
 /// entry is taken as it is; further groups come from /etc/group unless a group is named. These are
 /// Docker's rules.

@@ -74,7 +74,11 @@ impl TestNode {
             left.push(format!("listed: {task} {state:?}"));
         }
         left.extend(self.kernel_leftovers(false));
-        for dir in [self.config.tasks_dir(), self.config.runc_root().join(&self.config.namespace)] {
+        for dir in [
+            self.config.tasks_dir(),
+            self.config.exec_dir(),
+            self.config.runc_root().join(&self.config.namespace),
+        ] {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 left.push(entry.path().display().to_string());
             }

@@ -1,5 +1,6 @@
 //! The real thing: a containerd of each test's own, real images, real processes.
 
+mod exec;
 mod fixture;
 mod images;
 mod life;
