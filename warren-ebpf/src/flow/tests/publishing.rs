@@ -1,7 +1,7 @@
 use std::{collections::HashMap, vec::Vec};
 
 use super::*;
-use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY};
+use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD};
 
 const CLIENT: V4 = [198, 51, 100, 7];
 
@@ -135,6 +135,31 @@ fn draining_keeps_its_flows_and_serves_when_nobody_else_does() {
     assert_eq!(enter(&node, tuple(CLIENT, 6001, NODE, 8080), TCP, SYN).0, Verdict::PASS);
     assert_eq!(node.flow_new.len(), before, "no backend, no record");
     assert_eq!(enter(&node, t, TCP, ACK).0, Verdict::PASS, "a closed backend serves nobody");
+}
+
+#[test]
+fn held_keeps_its_flows_and_gets_no_new_ones_even_alone() {
+    for backends in [&[1][..], &[1, 2]] {
+        let mut node = node(2);
+        publish(&mut node, [0; 4], 8080, backends);
+        let (t, inside) = (1000..)
+            .map(|port| tuple(CLIENT, port, NODE, 8080))
+            .find_map(|t| {
+                let (id, inside) = connect(&node, t);
+                (id == 1).then_some((t, inside))
+            })
+            .unwrap();
+        set_state(&mut node, 1, BACKEND_HELD);
+        set_state(&mut node, 2, BACKEND_CLOSED);
+        assert_eq!(enter(&node, t, TCP, ACK).1, inside, "its connection goes on");
+        assert_eq!(leave(&node, 1, reversed(inside), TCP, ACK).1, reversed(t));
+        for port in 5000..5500 {
+            let shown = enter(&node, tuple(CLIENT, port, NODE, 8080), TCP, SYN).0;
+            assert_eq!(shown, Verdict::PASS, "nobody takes it");
+        }
+        set_state(&mut node, 1, BACKEND_UP);
+        assert_eq!(connect(&node, tuple(CLIENT, 6000, NODE, 8080)).0, 1);
+    }
 }
 
 #[test]
