@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use crate::{
     proto::v1::{
         control_client::ControlClient, images_client::ImagesClient, node_local_client::NodeLocalClient,
+        probes_client::ProbesClient,
     },
     rpc,
 };
@@ -54,7 +55,7 @@ enum Noun {
 }
 
 /// How a list is printed.
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Format {
     /// Columns for people.
     #[default]
@@ -101,6 +102,10 @@ impl Context {
 
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
         Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn probes(&self) -> anyhow::Result<ProbesClient<Channel>> {
+        Ok(ProbesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {

@@ -19,7 +19,7 @@ use super::{
     config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, NodeLocal},
+    local::{Images, NodeLocal, Probes},
     preflight,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     net, observability,
     proto::v1::{
         control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        node_local_server::NodeLocalServer,
+        node_local_server::NodeLocalServer, probes_server::ProbesServer,
     },
     raft, rpc,
     store::{Store, UpdateError},
@@ -111,6 +111,8 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         containerd_pid: containerd.supervisor.as_ref().map(runtime::Supervisor::pid),
         net: net.clone(),
     };
+    // Filled by the worker, which starts only once the door is open.
+    let board = worker::health::Board::default();
     let images = Images { node, images, store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
@@ -120,6 +122,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         )
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(ProbesServer::new(Probes { board: board.clone() }))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving);
@@ -130,6 +133,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
             description: describe(config),
             data_dir: layout.worker_dir(),
             timing: worker::Timing::default(),
+            probes: board,
         },
         rpc::dial_lazy(&config.socket),
         containerd.runtime.clone(),

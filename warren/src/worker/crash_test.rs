@@ -46,6 +46,7 @@ impl Node {
                 description: NodeDescription::default(),
                 data_dir,
                 timing: quick(),
+                probes: Default::default(),
             };
             let cancel = CancellationToken::new();
             let worker = start(config, channel(&socket), outside.clone(), outside, cancel).unwrap();
@@ -347,6 +348,7 @@ async fn cancelled_it_returns_at_once_and_leaves_everything_as_it_is() {
         description: NodeDescription::default(),
         data_dir: dir.path().join("node"),
         timing: quick(),
+        probes: Default::default(),
     };
     let (cancel, outside) = (CancellationToken::new(), world.agent());
     let mut worker = start(config, channel(&socket), outside.clone(), outside, cancel.clone()).unwrap();

@@ -1,13 +1,14 @@
 //! What a user asks of this one node, a file per service; here `NodeLocal`: the node and its network.
 
 mod images;
+mod probes;
 
 use std::path::PathBuf;
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::images::Images;
+pub(super) use self::{images::Images, probes::Probes};
 
 use super::config::Layout;
 use crate::{

@@ -27,13 +27,14 @@ use super::{
     client::{CallError, Client, LONG, SHORT, already, call, found},
     failure::{one_line, start_error},
     files::{STARTED, STARTING, TaskFiles},
+    health,
     image::{ImageStore, ResolvedImage},
     remains, rootfs,
     spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
 };
 use crate::{
-    model::{Task, TaskId},
-    worker::executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
+    model::{HealthCheck, Task, TaskId},
+    worker::executor::{ContainerState, Exit, NetworkNamespace, RunOutput, Runtime, RuntimeError},
 };
 
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -308,8 +309,10 @@ impl Runtime for Containerd {
         let mounts = self.snapshot(task.id, &image).await?;
         let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
         let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
+        let (dir, check) = (self.config.task_dir(task.id), image.config.healthcheck.clone());
         let accounts = blocking(move || {
             to_write.write(&hostname, attachment.as_ref())?;
+            health::keep(&dir, check.as_ref())?;
             rootfs::accounts(&read)
         })
         .await?;
@@ -439,5 +442,21 @@ impl Runtime for Containerd {
         .await?;
         self.remove_snapshot(task).await?;
         Ok(self.remove_record(task).await?)
+    }
+
+    async fn image_health(&self, task: TaskId) -> Result<Option<HealthCheck>, RuntimeError> {
+        let dir = self.config.task_dir(task);
+        blocking(move || health::kept(&dir)).await
+    }
+
+    async fn run_in(
+        &self,
+        task: TaskId,
+        words: &[String],
+        limit: Duration,
+        max_output: usize,
+    ) -> Result<RunOutput, RuntimeError> {
+        // The method of the same name that this type has itself.
+        Self::run_in(self, task, words, limit, max_output).await
     }
 }

@@ -12,6 +12,7 @@ mod containerd;
 pub mod exec;
 mod failure;
 mod files;
+mod health;
 pub mod image;
 mod preflight;
 mod remains;

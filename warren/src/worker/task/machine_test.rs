@@ -25,6 +25,8 @@ struct World {
     open: bool,
     record: Option<Record>,
     starts: u32,
+    /// What the last probe showed.
+    well: Option<bool>,
 }
 
 impl World {
@@ -57,10 +59,13 @@ impl World {
                 _ => return Outcome::Failed(Trouble::Fatal("it has ended or is gone".into())),
             },
             Action::Look => return Outcome::Seen(self.container),
-            Action::Serve(open) => {
+            Action::Check => return Outcome::Check(None),
+            Action::Serve(gate) => {
+                let open = *gate == Gate::Open;
                 assert!(self.attached, "opened or closed without a network");
                 assert!(!open || self.starts > 0, "opened before the start");
-                self.open = *open;
+                assert!(!open || self.well != Some(false), "opened although it is not well");
+                self.open = open;
             }
             Action::Kill(signal) => {
                 assert!(!self.open || *signal == KILL, "signalled while open");
@@ -131,7 +136,7 @@ fn a_whole_life_in_order() {
     let up = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&up),
-        ["Attach", "Prepare", "Record starting", "Start", "Record running", "Serve(true)"]
+        ["Attach", "Prepare", "Record starting", "Start", "Record running", "Check", "Serve(Open)"]
     );
     assert_eq!(m.status().state, TaskState::Running);
     assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }));
@@ -140,7 +145,7 @@ fn a_whole_life_in_order() {
     let down = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&down),
-        ["Serve(false)", "Kill(15)", "Kill(9)", "Serve(false)", "Record shutdown", "Remove", "Detach"]
+        ["Serve(Draining)", "Kill(15)", "Kill(9)", "Serve(Draining)", "Record shutdown", "Remove", "Detach"]
     );
     assert_eq!(m.status().state, TaskState::Shutdown);
     assert_eq!(m.status().message, "killed after its stop grace of 20ms");
@@ -238,7 +243,7 @@ fn nothing_is_rejected_before_its_restart_delay_is_over() {
         assert_eq!(m.status().state, TaskState::Preparing);
         let message = "image x is not on this node; trying again when its restart delay is over";
         assert_eq!(m.status().message, message);
-        assert_eq!(m.next(now), Step::Wait { until: Some(task.start_at), exit: false });
+        assert_eq!(m.next(now), Step::Wait { until: Some(task.start_at), exit: false, probe: false });
         now = task.start_at;
         assert_eq!(m.next(now), Step::Do(Action::Prepare(ns())));
         let (outcome, end, message) = match comes_meanwhile {
@@ -260,7 +265,7 @@ fn a_retry_says_why_and_waits_longer_each_time() {
         assert_eq!(m.status().state, TaskState::Preparing);
         assert_eq!(m.status().message, format!("no room; trying again in {delay}ms"));
         let until = now.after(Duration::from_millis(delay));
-        assert_eq!(m.next(now), Step::Wait { until: Some(until), exit: false });
+        assert_eq!(m.next(now), Step::Wait { until: Some(until), exit: false, probe: false });
         now = until;
     }
     m.done(Outcome::Attached(ns()), now);
@@ -278,7 +283,7 @@ fn start_at_is_waited_for_but_a_fast_clock_of_the_managers_is_not() {
         m.done(Outcome::Done, Timestamp(1000));
         assert_eq!(m.status().state, TaskState::Ready);
         let until = Timestamp(until);
-        assert_eq!(m.next(Timestamp(1000)), Step::Wait { until: Some(until), exit: false });
+        assert_eq!(m.next(Timestamp(1000)), Step::Wait { until: Some(until), exit: false, probe: false });
         assert!(matches!(m.next(until), Step::Do(Action::Record(_))));
     }
 }
@@ -339,22 +344,30 @@ fn what_is_found_decides_where_to_go_on() {
         (Assigned, created, None, "Attach", Running, ""),
         (Assigned, created, starting(), "Attach", Running, ""),
         (Assigned, running, starting(), "Record running", Running, ""),
-        (Running, running, ran(), "Serve(true)", Running, ""),
+        (Running, running, ran(), "Check", Running, ""),
         (Running, running, None, "Record running", Running, ""),
-        (Running, stopped, ran(), "Serve(false)", Failed, "exited with status 3"),
-        (Running, stopped, None, "Serve(false)", Failed, "exited with status 3"),
-        (Running, None, ran(), "Serve(false)", Failed, "container is gone"),
-        (Running, created, ran(), "Serve(false)", Failed, "container is gone"),
-        (Running, None, None, "Serve(false)", Failed, "container is gone"),
-        (Assigned, None, starting(), "Serve(false)", Failed, "container is gone"),
-        (Assigned, created, record(Starting, "the boot before"), "Serve(false)", Failed, "container is gone"),
+        (Running, stopped, ran(), "Serve(Draining)", Failed, "exited with status 3"),
+        (Running, stopped, None, "Serve(Draining)", Failed, "exited with status 3"),
+        (Running, None, ran(), "Serve(Draining)", Failed, "container is gone"),
+        (Running, created, ran(), "Serve(Draining)", Failed, "container is gone"),
+        (Running, None, None, "Serve(Draining)", Failed, "container is gone"),
+        (Assigned, None, starting(), "Serve(Draining)", Failed, "container is gone"),
+        (
+            Assigned,
+            created,
+            record(Starting, "the boot before"),
+            "Serve(Draining)",
+            Failed,
+            "container is gone",
+        ),
     ] {
         let what = format!("{told} {container:?} {record:?}");
         let mut task = a_task(1);
         task.status.state = told;
         let starts =
             u32::from(matches!(container, Some(ContainerState::Running { .. } | ContainerState::Stopped(_))));
-        let mut world = World { container, attached: true, open: false, record: record.clone(), starts };
+        let mut world =
+            World { container, attached: true, record: record.clone(), starts, ..World::default() };
         let mut now = Timestamp(1000);
         let mut m = Machine::new(task, world.found(), BOOT, quick(), now);
         let actions = settle(&mut m, &mut world, &mut now);
