@@ -1,13 +1,16 @@
-//! Generates the wire code and embeds the BPF object, when one has been built.
+//! Generates the wire code, embeds the BPF object, when one has been built, and builds the log
+//! writer, a small program that is embedded, too.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn main() {
     wire();
     bpf_object();
+    log_writer();
 }
 
 fn wire() {
@@ -42,4 +45,34 @@ fn bpf_object() {
     }
     let object = fs::read(&built).unwrap_or_default();
     fs::write(out.join("warren-ebpf.o"), object).expect("OUT_DIR is writable");
+}
+
+/// Builds the program that writes a container's output. It is linked at fixed addresses and without
+/// libraries: each container has one, and nothing in it is then private but what it works with.
+fn log_writer() {
+    const PLACE: &str = "src/worker/logs/writer";
+    println!("cargo:rerun-if-changed={PLACE}");
+    let variable = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
+    let out = PathBuf::from(variable("OUT_DIR")).join("log-writer");
+    let mut rustc = Command::new(variable("RUSTC"));
+    rustc.arg(format!("{PLACE}/main.rs")).arg("-o").arg(&out).arg("--target").arg(variable("TARGET"));
+    rustc.args(["--crate-name", "warren_log_writer", "--crate-type", "bin", "--edition", "2024"]);
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        let mut option = std::ffi::OsString::from("linker=");
+        option.push(linker);
+        rustc.arg("-C").arg(option);
+    }
+    for option in [
+        "opt-level=3",
+        "panic=abort",
+        "lto=fat",
+        "codegen-units=1",
+        "strip=symbols",
+        "relocation-model=static",
+        "target-feature=+crt-static",
+    ] {
+        rustc.arg("-C").arg(option);
+    }
+    let status = rustc.status().unwrap_or_else(|e| panic!("cannot run {rustc:?}: {e}"));
+    assert!(status.success(), "the log writer could not be built: {rustc:?}");
 }

@@ -9,3 +9,5 @@ mod live;
 mod object;
 #[path = "packets/testrun.rs"]
 mod testrun;
+#[path = "packets/tun.rs"]
+mod tun;

@@ -26,7 +26,7 @@ pub static LINK: HashMap<u32, BackendRef, { capacity::CONTAINERS }> = HashMap::n
 #[btf_map]
 pub static LOCAL4: HashMap<[u8; 4], Local, { capacity::LOCALS }> = HashMap::new();
 #[btf_map]
-pub static ROUTE4: LpmTrie<[u8; 4], Route, { capacity::ROUTES }> = LpmTrie::new();
+pub static ROUTE4: LpmTrie<[u8; 4], Route<[u8; 4]>, { capacity::ROUTES }> = LpmTrie::new();
 #[btf_map]
 pub static FLOW_NEW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, { capacity::HALF_OPEN }> =
     LruHashMap::new();
@@ -44,7 +44,7 @@ pub static MASQ_RET4: LruHashMap<ReturnKey<[u8; 4]>, Return<[u8; 4]>, { capacity
 pub static MASQ_OUT4: LruHashMap<EgressKey<[u8; 4]>, Egress<[u8; 4]>, { capacity::MASQUERADE }> =
     LruHashMap::new();
 #[btf_map]
-pub static SOCK4: LruHashMap<u64, SocketPeer, { capacity::SOCKETS }> = LruHashMap::new();
+pub static SOCK4: LruHashMap<u64, SocketPeer<[u8; 4]>, { capacity::SOCKETS }> = LruHashMap::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<DropCounter, { capacity::REASONS }> = PerCpuArray::new();
 // Untyped: libbpf refuses a ring buffer with a value type.

@@ -112,7 +112,7 @@ impl Node for Maps {
     }
 
     #[inline(always)]
-    fn route(&self, address: &V4) -> Option<Route> {
+    fn route(&self, address: &V4) -> Option<Route<V4>> {
         maps::ROUTE4.get(&Key { prefix_len: 32, data: *address }).copied()
     }
 }

@@ -30,20 +30,20 @@ use crate::testrun::{alone, classifier, ip, load};
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const GATEWAY: &str = "169.254.1.1";
-const WAIT: Duration = Duration::from_secs(5);
-const MEGABYTES: usize = 8 << 20;
+pub const WAIT: Duration = Duration::from_secs(5);
+pub const MEGABYTES: usize = 8 << 20;
 
 /// The address of container `id`.
-fn address(id: u32) -> Ipv4Addr {
+pub fn address(id: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 64, 0, 10 + id as u8)
 }
 
 /// A namespace without a name: it is gone when nobody holds it.
 #[derive(Clone)]
-struct Place(std::sync::Arc<File>);
+pub struct Place(std::sync::Arc<File>);
 
 impl Place {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let made = thread::spawn(|| -> Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             ip("link set lo up")?;
@@ -53,7 +53,7 @@ impl Place {
     }
 
     /// Runs `f` inside, on a thread of its own.
-    fn start<T: Send + 'static>(
+    pub fn start<T: Send + 'static>(
         &self,
         f: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> thread::JoinHandle<Result<T>> {
@@ -64,7 +64,7 @@ impl Place {
         })
     }
 
-    fn run<T: Send + 'static>(&self, f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         self.start(f).join().expect("no panic")
     }
 
@@ -77,10 +77,10 @@ impl Place {
 }
 
 /// A node (this thread's namespace) with its programs attached.
-struct Site {
-    ebpf: Ebpf,
+pub struct Site {
+    pub ebpf: Ebpf,
     client: Place,
-    containers: Vec<Place>,
+    pub containers: Vec<Place>,
 }
 
 fn mac(id: u32) -> String {
@@ -88,7 +88,7 @@ fn mac(id: u32) -> String {
 }
 
 impl Site {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         ip("link set lo up")?;
         let client = Place::new()?;
         ip("link add up0 index 2 type veth peer name cli0 index 3")?;
@@ -128,24 +128,28 @@ impl Site {
         site.table::<[u8; 4], _>(map::LOCAL4)?.insert(NODE.octets(), Local { ifindex: 2 }, 0)?;
         let config = Config { netns_cookie: cookie()?, ..Config::DEFAULT };
         Array::try_from(site.ebpf.map_mut(map::CONFIG).context("map")?)?.set(0, config, 0)?;
-        let mut routes =
-            lpm_trie::LpmTrie::<_, [u8; 4], Route>::try_from(site.ebpf.map_mut(map::ROUTE4).context("map")?)?;
+        let mut routes = lpm_trie::LpmTrie::<_, [u8; 4], Route<[u8; 4]>>::try_from(
+            site.ebpf.map_mut(map::ROUTE4).context("map")?,
+        )?;
         let connected = Route { ifindex: 2, source: NODE.octets(), flags: 0, mtu: 1500 };
         routes.insert(&lpm_trie::Key::new(24, [192, 0, 2, 0]), connected, 0)?;
         ensure!(!forwards("ipv4/ip_forward")? && !forwards("ipv4/conf/all/forwarding")?, "forwarding is off");
         Ok(site)
     }
 
-    fn attach(&mut self, name: &str, device: &str) -> Result<()> {
+    pub fn attach(&mut self, name: &str, device: &str) -> Result<()> {
         classifier(&mut self.ebpf, name)?.attach(device, TcAttachType::Ingress)?;
         Ok(())
     }
 
-    fn table<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<Hash<&mut aya::maps::MapData, K, V>> {
+    pub fn table<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &str,
+    ) -> Result<Hash<&mut aya::maps::MapData, K, V>> {
         Ok(Hash::try_from(self.ebpf.map_mut(name).context("map")?)?)
     }
 
-    fn state(&mut self, id: u32, state: u8) -> Result<()> {
+    pub fn state(&mut self, id: u32, state: u8) -> Result<()> {
         let row = Backend {
             generation: 1,
             ifindex: 100 + id,
@@ -158,13 +162,13 @@ impl Site {
     }
 
     /// Leads `published` to `target` of container `id`.
-    fn publish(&mut self, published: u16, target: u16, id: u32) -> Result<()> {
+    pub fn publish(&mut self, published: u16, target: u16, id: u32) -> Result<()> {
         let key = ServiceKey { address: [0; 4], port: published, protocol: TCP, pad: 0 };
         let service = Service { single: BackendRef { id, generation: 1 }, target, ..Service::default() };
         Ok(self.table(map::SVC4)?.insert(key, service, 0)?)
     }
 
-    fn drops(&self, reason: Reason) -> Result<u64> {
+    pub fn drops(&self, reason: Reason) -> Result<u64> {
         let drops = PerCpuArray::<_, DropCounter>::try_from(self.ebpf.map(map::DROPS).context("map")?)?;
         Ok(drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum())
     }
@@ -198,7 +202,7 @@ fn cookie() -> Result<u64> {
 
 /// Starts a server in a namespace: it sends back what it gets, one connection after the other.
 /// Returns a channel of the clients' addresses.
-fn echo(place: &Place, port: u16, connections: usize) -> Result<mpsc::Receiver<SocketAddrV4>> {
+pub fn echo(place: &Place, port: u16, connections: usize) -> Result<mpsc::Receiver<SocketAddrV4>> {
     let (ready, is_ready) = mpsc::channel();
     let (told, peers) = mpsc::channel();
     place.start(move || {
@@ -218,7 +222,7 @@ fn echo(place: &Place, port: u16, connections: usize) -> Result<mpsc::Receiver<S
 }
 
 /// Connects, sends much, gets it back. Returns the own address.
-fn converse(to: SocketAddrV4, bytes: usize) -> Result<SocketAddrV4> {
+pub fn converse(to: SocketAddrV4, bytes: usize) -> Result<SocketAddrV4> {
     let mut stream =
         TcpStream::connect_timeout(&to.into(), WAIT).with_context(|| format!("connect to {to}"))?;
     stream.set_read_timeout(Some(WAIT))?;

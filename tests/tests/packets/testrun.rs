@@ -161,7 +161,7 @@ impl Twins {
         let mut locals = table::<V4, Local>(ebpf, map::LOCAL4)?;
         model.locals.iter().try_for_each(|k| locals.insert(k, Local { ifindex: UPLINK }, 0))?;
         let routes = ebpf.map_mut(map::ROUTE4).context("no map ROUTE4")?;
-        let mut routes = lpm_trie::LpmTrie::<_, V4, Route>::try_from(routes)?;
+        let mut routes = lpm_trie::LpmTrie::<_, V4, Route<V4>>::try_from(routes)?;
         for (net, len, value) in &model.routes {
             routes.insert(&lpm_trie::Key::new(*len, *net), value, 0)?;
         }

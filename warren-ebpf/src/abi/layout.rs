@@ -37,7 +37,7 @@ macro_rules! layout {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-        pub struct $name<A> { $($(#[$fdoc])* pub $field: $ty,)+ }
+        pub struct $name<A: $crate::abi::Address> { $($(#[$fdoc])* pub $field: $ty,)+ }
         $crate::layout!(@impl [<A: $crate::abi::Address>] $name [<A>] $($field: $ty,)+);
     };
     ($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)+ }) => {

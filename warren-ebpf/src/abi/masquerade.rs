@@ -41,6 +41,8 @@ pub struct Return<A> {
     pub state: u8,
     /// `MASQUERADE_REPLIED`.
     pub flags: u8,
+    /// Zero.
+    pub pad: A::Fill,
 }
 }
 

@@ -41,9 +41,23 @@ pub use report::*;
 pub use service::*;
 
 /// An address of one family, as octets.
-pub trait Address: Copy + Eq + Default + core::fmt::Debug + core::hash::Hash + 'static {
+pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::hash::Hash + 'static {
+    /// No address.
+    const ZERO: Self;
+
+    /// IP protocol number of the family's ICMP.
+    const ICMP: u8;
+
+    /// What fills a struct with one address of the family, and all else whole words of 4 bytes, up to
+    /// a multiple of 8 bytes.
+    type Fill: Copy + Eq + Default + core::fmt::Debug + core::hash::Hash + 'static;
+
     /// Folds the address into one word.
     fn fold(&self) -> u32;
+
+    /// Whether nobody beyond the link can have it: "this" network, loopback, link-local IPv6,
+    /// multicast, reserved, broadcast.
+    fn undeliverable(&self) -> bool;
 
     /// A backend's address of this family.
     fn of(backend: &Backend) -> Self;
@@ -53,9 +67,19 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug + core::hash::Hash + '
 }
 
 impl Address for [u8; 4] {
+    const ZERO: Self = [0; 4];
+    const ICMP: u8 = ICMP;
+
+    type Fill = [u8; 0];
+
     #[inline(always)]
     fn fold(&self) -> u32 {
         u32::from_le_bytes(*self)
+    }
+
+    #[inline(always)]
+    fn undeliverable(&self) -> bool {
+        matches!(self[0], 0 | 127 | 224..)
     }
 
     #[inline(always)]
@@ -70,6 +94,11 @@ impl Address for [u8; 4] {
 }
 
 impl Address for [u8; 16] {
+    const ZERO: Self = [0; 16];
+    const ICMP: u8 = ICMP6;
+
+    type Fill = [u8; 4];
+
     #[inline(always)]
     fn fold(&self) -> u32 {
         let mut word = 0u32;
@@ -83,13 +112,21 @@ impl Address for [u8; 16] {
     }
 
     #[inline(always)]
+    fn undeliverable(&self) -> bool {
+        matches!(
+            self,
+            [0xff, ..] | [0xfe, 0x80..=0xbf, ..] | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 1]
+        )
+    }
+
+    #[inline(always)]
     fn of(backend: &Backend) -> Self {
         backend.address6
     }
 
     #[inline(always)]
     fn hairpin(config: &Config) -> Self {
-        // The IPv4 one under fe80::/64, until the configuration has a place for its twin.
+        // The IPv4 one under fe80::/64: what makes that one free makes this one free.
         let [a, b, c, d] = config.hairpin;
         [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
     }
@@ -105,6 +142,8 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IP protocol number of ICMPv6.
+pub const ICMP6: u8 = 58;
 
 /// First port used for masquerading; above the kernel's ephemeral range (32768–60999).
 pub const MASQUERADE_FIRST: u16 = 61_000;
@@ -210,7 +249,7 @@ pub const ABI_HASH: u64 = {
         BackendRef::HASH,
         Backend::HASH,
         Local::HASH,
-        Route::HASH,
+        Route::<[u8; 4]>::HASH,
         FlowKey::<[u8; 4]>::HASH,
         Flow::<[u8; 4]>::HASH,
         ForwardKey::<[u8; 4]>::HASH,
@@ -219,7 +258,7 @@ pub const ABI_HASH: u64 = {
         Return::<[u8; 4]>::HASH,
         EgressKey::<[u8; 4]>::HASH,
         Egress::<[u8; 4]>::HASH,
-        SocketPeer::HASH,
+        SocketPeer::<[u8; 4]>::HASH,
         DropCounter::HASH,
         Event::HASH,
     ];
@@ -238,23 +277,7 @@ pub const ABI_HASH: u64 = {
     hash
 };
 
-// Sizes as the agent's arithmetic on locked memory assumes them; IPv6 twins included.
-const _: () = {
-    assert!(size_of::<Config>() == 48);
-    assert!(size_of::<Schema>() == 16);
-    assert!(size_of::<ServiceKey<[u8; 4]>>() == 8 && size_of::<ServiceKey<[u8; 16]>>() == 20);
-    assert!(size_of::<Service>() == 28 + size_of::<ServicePad>());
-    assert!(size_of::<BackendRef>() == 8);
-    assert!(size_of::<Backend>() == 40);
-    assert!(size_of::<Route>() == 16);
-    assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
-    assert!(size_of::<Flow<[u8; 4]>>() == 48 && size_of::<Flow<[u8; 16]>>() == 72);
-    assert!(size_of::<ForwardKey<[u8; 4]>>() == 16 && size_of::<Forward>() == 16);
-    assert!(size_of::<ReturnKey<[u8; 4]>>() == 16 && size_of::<Return<[u8; 4]>>() == 24);
-    assert!(size_of::<EgressKey<[u8; 4]>>() == 16 && size_of::<Egress<[u8; 4]>>() == 8);
-    assert!(size_of::<SocketPeer>() == 12);
-    assert!(size_of::<Event>() == 64);
-    assert!(Reason::ALL.len() <= capacity::REASONS);
-    assert!(FlowKey::<[u8; 16]>::HASH != 0 && Flow::<[u8; 16]>::HASH != 0);
-    assert!(ReturnKey::<[u8; 16]>::HASH != 0 && EgressKey::<[u8; 16]>::HASH != 0);
-};
+const _: () = assert!(Reason::ALL.len() <= capacity::REASONS);
+
+#[cfg(test)]
+mod tests;

@@ -18,14 +18,14 @@ pub struct Local {
 }
 
 layout! {
-/// Value of `ROUTE4`, a longest-prefix trie keyed by `{prefix_len, data: [u8; 4]}`. Routes to the
+/// Value of `ROUTE4`, a longest-prefix trie keyed by `{prefix_len, data: A}`. Routes to the
 /// node itself and to its containers are not in it (`LOCAL4` and `EP4` are asked first).
-pub struct Route {
+pub struct Route<A> {
     /// Device to leave by.
     pub ifindex: u32,
     /// Source address for masquerading: the route's preferred source, else the device's primary
     /// address. All zero: nothing can leave this way.
-    pub source: [u8; 4],
+    pub source: A,
     /// `ROUTE_*`.
     pub flags: u32,
     /// The device's MTU; 0 when unknown.
@@ -36,14 +36,14 @@ pub struct Route {
 layout! {
 /// Value of `SOCK4`, keyed by socket cookie: what the process asked for, told to it by
 /// `getpeername`.
-pub struct SocketPeer {
+pub struct SocketPeer<A> {
     /// Address connected to by the process.
-    pub address: [u8; 4],
+    pub address: A,
     /// The port it connected to.
     pub port: u16,
     /// The backend's port.
     pub backend_port: u16,
     /// The backend's address.
-    pub backend_address: [u8; 4],
+    pub backend_address: A,
 }
 }

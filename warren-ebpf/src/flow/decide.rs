@@ -1,10 +1,10 @@
 //! The order in which the programs ask their questions, as functions from a packet to a
-//! [`Verdict`]. IPv4.
+//! [`Verdict`]. The same for both families; only the reading of packets is IPv4's.
 
-use super::{Delivery, Present, Seen, Tables, masquerade, published, resolve};
+use super::{Delivery, Present, Resolved, Seen, Tables, masquerade, published, resolve};
 use crate::{
     abi::{
-        BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ICMP, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
+        Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
         Service, ServiceKey, TCP, UDP,
     },
     packet::{self, Ip, Packet, Tuple},
@@ -14,17 +14,17 @@ use crate::{
 pub type V4 = [u8; 4];
 
 /// What the agent told the programs about the node.
-pub trait Node: Tables<V4> {
+pub trait Node<A: Address = V4>: Tables<A> {
     /// `SVC4`.
-    fn service(&self, key: &ServiceKey<V4>) -> Option<Service>;
+    fn service(&self, key: &ServiceKey<A>) -> Option<Service>;
     /// Whether it is in `LOCAL4`.
-    fn is_local(&self, address: &V4) -> bool;
+    fn is_local(&self, address: &A) -> bool;
     /// `EP4`; all zero when it is no container's.
-    fn endpoint(&self, address: &V4) -> BackendRef;
+    fn endpoint(&self, address: &A) -> BackendRef;
     /// `LINK`; all zero when it is no container's.
     fn link(&self, ifindex: u32) -> BackendRef;
     /// `ROUTE4`, longest prefix.
-    fn route(&self, address: &V4) -> Option<Route>;
+    fn route(&self, address: &A) -> Option<Route<A>>;
 }
 
 /// What to do with a packet.
@@ -42,7 +42,7 @@ pub enum Action {
 
 /// What to do with a packet, and how. Flat, every field always set: see [`resolve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Verdict<A = V4> {
     /// What.
     pub action: Action,
     /// Why it is dropped; meaningless otherwise.
@@ -50,19 +50,19 @@ pub struct Verdict {
     /// Where it is sent, else 0.
     pub ifindex: u32,
     /// What it shows.
-    pub from: Tuple<V4>,
+    pub from: Tuple<A>,
     /// What it must show.
-    pub to: Tuple<V4>,
+    pub to: Tuple<A>,
 }
 
-impl Verdict {
+impl<A: Address> Verdict<A> {
     /// Leave it as it is.
     pub const PASS: Self = Self {
         action: Action::Pass,
         reason: Reason::Spoofed,
         ifindex: 0,
-        from: Tuple { source: [0; 4], destination: [0; 4], source_port: 0, destination_port: 0 },
-        to: Tuple { source: [0; 4], destination: [0; 4], source_port: 0, destination_port: 0 },
+        from: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
+        to: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
     };
 
     /// Drop it.
@@ -73,13 +73,13 @@ impl Verdict {
     }
 
     #[inline(always)]
-    fn send(action: Action, ifindex: u32, seen: &Seen<V4>, to: Tuple<V4>) -> Self {
+    fn send(action: Action, ifindex: u32, seen: &Seen<A>, to: Tuple<A>) -> Self {
         Self { action, reason: Reason::Spoofed, ifindex, from: seen.tuple, to }
     }
 
     /// Into a container, if there is a way; else the node's own stack has it.
     #[inline(always)]
-    fn deliver(seen: &Seen<V4>, delivery: &Delivery<V4>) -> Self {
+    fn deliver(seen: &Seen<A>, delivery: &Delivery<A>) -> Self {
         if delivery.exists() {
             Self::send(Action::Container, delivery.ifindex, seen, delivery.tuple)
         } else {
@@ -106,16 +106,13 @@ pub fn node_in<N: Node, P: Packet>(
         Some(segment) => inbound(node, present, &Seen::new(&ip, &segment, ifindex)),
         None => Verdict::PASS,
     };
-    // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
-    // the node; a host that forwards would let everybody else in.
-    if verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0 {
-        return (Verdict::drop(Reason::Unpublished), ip);
-    }
-    (verdict, ip)
+    (unless_unpublished(node, &ip, verdict), ip)
 }
 
+/// What is made of a packet from outside that was read; then comes [`unless_unpublished`], for those
+/// without ports too. (One function of both would be handed an `Option`, see [`resolve`].)
 #[inline(always)]
-fn inbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>) -> Verdict {
+pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &Seen<A>) -> Verdict<A> {
     if masquerade::concerns(present, seen) {
         let answer = masquerade::inbound(node, present, seen);
         if answer.exists() {
@@ -144,6 +141,17 @@ fn inbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>) -> Verdict
     Verdict::deliver(seen, &delivery)
 }
 
+/// The verdict, unless it leaves to the node's stack what is addressed to a container.
+#[inline(always)]
+pub fn unless_unpublished<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, verdict: Verdict<A>) -> Verdict<A> {
+    // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
+    // the node; a host that forwards would let everybody else in.
+    if verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0 {
+        return Verdict::drop(Reason::Unpublished);
+    }
+    verdict
+}
+
 /// A packet that a container sent, seen on the node's side of its veth.
 #[inline(always)]
 pub fn veth_in<N: Node, P: Packet>(
@@ -159,16 +167,29 @@ pub fn veth_in<N: Node, P: Packet>(
     let Some(ip) = packet::ipv4(packet, offset) else {
         return (Verdict::drop(Reason::Malformed), Ip::default());
     };
-    let owner = resolve(node, node.link(ifindex));
-    if !owner.exists() || owner.address != ip.source {
+    let owner = sender(node, &ip, ifindex);
+    if !owner.exists() {
         return (Verdict::drop(Reason::Spoofed), ip);
     }
     let Some(segment) = packet::transport(packet, &ip) else { return (unreadable(node, &ip), ip) };
     (outbound(node, present, &Seen::new(&ip, &segment, ifindex), owner.backend), ip)
 }
 
+/// The container behind a device, if it sends under its own address; else nobody.
 #[inline(always)]
-fn outbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>, owner: BackendRef) -> Verdict {
+pub fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolved<A> {
+    let owner = resolve(node, node.link(ifindex));
+    if owner.address == ip.source { owner } else { Resolved::default() }
+}
+
+/// What is made of a packet of container `owner` that was read.
+#[inline(always)]
+pub fn outbound<A: Address, N: Node<A>>(
+    node: &N,
+    present: &Present<'_>,
+    seen: &Seen<A>,
+    owner: BackendRef,
+) -> Verdict<A> {
     if seen.protocol == TCP {
         let reply = published::reply(node, present, seen, owner);
         if reply.exists() {
@@ -176,7 +197,7 @@ fn outbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>, owner: Ba
                 return Verdict::send(Action::Device, reply.ifindex, seen, reply.tuple);
             }
             // By address, not by the device it came in by: device numbers are reused.
-            let client = resolve::<V4>(node, node.endpoint(&reply.tuple.destination));
+            let client = resolve::<A>(node, node.endpoint(&reply.tuple.destination));
             if !client.exists() {
                 return Verdict::drop(Reason::NoRoute);
             }
@@ -196,7 +217,7 @@ fn outbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>, owner: Ba
     if neighbour.id != 0 {
         return beside(node, present, seen, owner, neighbour);
     }
-    if undeliverable(&destination) {
+    if destination.undeliverable() {
         return Verdict::drop(Reason::Multicast);
     }
     let Some(route) = node.route(&destination) else { return Verdict::drop(Reason::NoRoute) };
@@ -206,11 +227,11 @@ fn outbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>, owner: Ba
     if route.flags & ROUTE_PLAIN != 0 {
         return Verdict::send(Action::Device, route.ifindex, seen, seen.tuple);
     }
-    if route.source == V4::default() {
+    if route.source == A::ZERO {
         return Verdict::drop(Reason::NoRoute);
     }
     // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
-    if seen.protocol == ICMP && seen.tuple.destination_port != 0 {
+    if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
         return Verdict::drop(Reason::NotMasqueraded);
     }
     let shown = masquerade::outbound(node, present, seen, owner, route.source);
@@ -224,14 +245,14 @@ fn outbound<N: Node>(node: &N, present: &Present<'_>, seen: &Seen<V4>, owner: Ba
 /// address were published: the other container's replies must not be taken for those of a flow of
 /// the same client port that came through a published port.
 #[inline(always)]
-fn beside<N: Node>(
+fn beside<A: Address, N: Node<A>>(
     node: &N,
     present: &Present<'_>,
-    seen: &Seen<V4>,
+    seen: &Seen<A>,
     owner: BackendRef,
     neighbour: BackendRef,
-) -> Verdict {
-    let neighbour = resolve::<V4>(node, neighbour);
+) -> Verdict<A> {
+    let neighbour = resolve::<A>(node, neighbour);
     if !neighbour.exists() {
         return Verdict::drop(Reason::NoRoute);
     }
@@ -248,10 +269,10 @@ fn beside<N: Node>(
 /// What happens to a packet of a container without ports that we know: the node may have it,
 /// nobody else.
 #[inline(always)]
-fn unreadable<N: Node>(node: &N, ip: &Ip<V4>) -> Verdict {
+fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     if node.is_local(&ip.destination) {
         Verdict::PASS
-    } else if undeliverable(&ip.destination) {
+    } else if ip.destination.undeliverable() {
         Verdict::drop(Reason::Multicast)
     } else if ip.fragment {
         Verdict::drop(Reason::Fragment)
@@ -264,19 +285,13 @@ fn unreadable<N: Node>(node: &N, ip: &Ip<V4>) -> Verdict {
 
 /// The service published at an address and port of the node; the exact address comes first.
 #[inline(always)]
-pub fn service_at<N: Node>(node: &N, address: &V4, port: u16, protocol: u8) -> Option<Service> {
+pub fn service_at<A: Address, N: Node<A>>(node: &N, address: &A, port: u16, protocol: u8) -> Option<Service> {
     let mut key = ServiceKey { address: *address, port, protocol, pad: 0 };
     match node.service(&key) {
         None => {
-            key.address = V4::default();
+            key.address = A::ZERO;
             node.service(&key)
         }
         exact => exact,
     }
-}
-
-/// "This" network, loopback, multicast, reserved, broadcast.
-#[inline(always)]
-fn undeliverable(address: &V4) -> bool {
-    matches!(address[0], 0 | 127 | 224..)
 }

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, BackendRef, Egress, EgressKey, FLOW_ESTABLISHED, FLOW_OPENING, ICMP, MASQUERADE_REPLIED,
-        Reason, Return, ReturnKey, TCP,
+        Address, BackendRef, Egress, EgressKey, FLOW_ESTABLISHED, FLOW_OPENING, MASQUERADE_REPLIED, Reason,
+        Return, ReturnKey, TCP,
     },
     packet::Tuple,
 };
@@ -45,6 +45,7 @@ pub fn outbound<A: Address>(
         container_port: key.container_port,
         state,
         flags: 0,
+        pad: A::Fill::default(),
     };
     let known = tables.egress().with(&key, |e| *e);
     if let Some(known) = known
@@ -114,7 +115,7 @@ impl<A: Address> Masqueraded<A> {
 }
 
 /// Looks for a port that nobody has towards a remote.
-struct FreePort<'a, A> {
+struct FreePort<'a, A: Address> {
     present: Present<'a>,
     spread: u64,
     key: ReturnKey<A>,
@@ -215,11 +216,11 @@ fn take<A: Address>(
 
 /// Whether a record has run out.
 #[inline(always)]
-fn run_out<A>(present: &Present<'_>, record: &Return<A>, protocol: u8) -> bool {
+fn run_out<A: Address>(present: &Present<'_>, record: &Return<A>, protocol: u8) -> bool {
     let config = present.config;
     let patience = match protocol {
         TCP => tcp::patience(record.state, config),
-        ICMP => config.icmp,
+        protocol if protocol == A::ICMP => config.icmp,
         _ if record.flags & MASQUERADE_REPLIED != 0 => config.udp_both_ways,
         _ => config.udp_one_way,
     };

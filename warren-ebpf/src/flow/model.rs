@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     abi::{
-        Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
+        Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
         ReturnKey, Route, Service, ServiceKey,
     },
     packet::{Bytes, rewrite4},
@@ -98,40 +98,40 @@ impl<K: Copy + Eq + Hash, V: Copy> Table<K, V> for Lru<K, V> {
 
 /// A node in memory. The public tables are what the agent writes.
 #[derive(Debug)]
-pub struct Model {
+pub struct Model<A: Address = V4> {
     /// `CONFIG`.
     pub config: Config,
     /// The monotonic clock, in nanoseconds.
     pub now: u64,
     /// `SVC4`.
-    pub services: HashMap<ServiceKey<V4>, Service>,
+    pub services: HashMap<ServiceKey<A>, Service>,
     /// `BACKEND`.
     pub backends: HashMap<u32, Backend>,
     /// `MAGLEV`.
     pub maglev: Vec<BackendRef>,
     /// `EP4`.
-    pub endpoints: HashMap<V4, BackendRef>,
+    pub endpoints: HashMap<A, BackendRef>,
     /// `LINK`.
     pub links: HashMap<u32, BackendRef>,
     /// `LOCAL4`.
-    pub locals: Vec<V4>,
+    pub locals: Vec<A>,
     /// `ROUTE4`: address, prefix length, route.
-    pub routes: Vec<(V4, u32, Route)>,
+    pub routes: Vec<(A, u32, Route<A>)>,
     /// `FLOW_NEW4`.
-    pub flow_new: Lru<FlowKey<V4>, Flow<V4>>,
+    pub flow_new: Lru<FlowKey<A>, Flow<A>>,
     /// `FLOW_EST4`.
-    pub flow_est: Lru<FlowKey<V4>, Flow<V4>>,
+    pub flow_est: Lru<FlowKey<A>, Flow<A>>,
     /// `FWD_NEW4`.
-    pub fwd_new: Lru<ForwardKey<V4>, Forward>,
+    pub fwd_new: Lru<ForwardKey<A>, Forward>,
     /// `FWD_EST4`.
-    pub fwd_est: Lru<ForwardKey<V4>, Forward>,
+    pub fwd_est: Lru<ForwardKey<A>, Forward>,
     /// `MASQ_RET4`.
-    pub masq_ret: Lru<ReturnKey<V4>, Return<V4>>,
+    pub masq_ret: Lru<ReturnKey<A>, Return<A>>,
     /// `MASQ_OUT4`.
-    pub masq_out: Lru<EgressKey<V4>, Egress<V4>>,
+    pub masq_out: Lru<EgressKey<A>, Egress<A>>,
 }
 
-impl Model {
+impl<A: Address> Model<A> {
     /// A node of which nothing is known, with room for `half_open` and `established` flows.
     #[must_use]
     pub fn new(half_open: usize, established: usize) -> Self {
@@ -159,7 +159,9 @@ impl Model {
     pub fn present(&self) -> Present<'_> {
         Present { config: &self.config, now: self.now }
     }
+}
 
+impl Model {
     /// Lets a packet (with Ethernet header) in by a device of the node and carries the verdict out
     /// on it.
     pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict {
@@ -184,28 +186,28 @@ impl Model {
     }
 }
 
-impl Tables<V4> for Model {
-    fn half_open(&self) -> &impl Table<FlowKey<V4>, Flow<V4>> {
+impl<A: Address> Tables<A> for Model<A> {
+    fn half_open(&self) -> &impl Table<FlowKey<A>, Flow<A>> {
         &self.flow_new
     }
 
-    fn established(&self) -> &impl Table<FlowKey<V4>, Flow<V4>> {
+    fn established(&self) -> &impl Table<FlowKey<A>, Flow<A>> {
         &self.flow_est
     }
 
-    fn half_open_forwards(&self) -> &impl Table<ForwardKey<V4>, Forward> {
+    fn half_open_forwards(&self) -> &impl Table<ForwardKey<A>, Forward> {
         &self.fwd_new
     }
 
-    fn established_forwards(&self) -> &impl Table<ForwardKey<V4>, Forward> {
+    fn established_forwards(&self) -> &impl Table<ForwardKey<A>, Forward> {
         &self.fwd_est
     }
 
-    fn returns(&self) -> &impl Table<ReturnKey<V4>, Return<V4>> {
+    fn returns(&self) -> &impl Table<ReturnKey<A>, Return<A>> {
         &self.masq_ret
     }
 
-    fn egress(&self) -> &impl Table<EgressKey<V4>, Egress<V4>> {
+    fn egress(&self) -> &impl Table<EgressKey<A>, Egress<A>> {
         &self.masq_out
     }
 
@@ -225,21 +227,21 @@ impl Tables<V4> for Model {
         free
     }
 
-    fn search<S: Search<V4, Self>>(&self, times: u32, search: &mut S) {
+    fn search<S: Search<A, Self>>(&self, times: u32, search: &mut S) {
         let _ = (0..times).any(|i| search.step(self, i));
     }
 }
 
-impl Node for Model {
-    fn service(&self, key: &ServiceKey<V4>) -> Option<Service> {
+impl<A: Address> Node<A> for Model<A> {
+    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
         self.services.get(key).copied()
     }
 
-    fn is_local(&self, address: &V4) -> bool {
+    fn is_local(&self, address: &A) -> bool {
         self.locals.contains(address)
     }
 
-    fn endpoint(&self, address: &V4) -> BackendRef {
+    fn endpoint(&self, address: &A) -> BackendRef {
         self.endpoints.get(address).copied().unwrap_or_default()
     }
 
@@ -247,12 +249,18 @@ impl Node for Model {
         self.links.get(&ifindex).copied().unwrap_or_default()
     }
 
-    fn route(&self, address: &V4) -> Option<Route> {
-        let bits = |a: &V4| u32::from_be_bytes(*a);
+    fn route(&self, address: &A) -> Option<Route<A>> {
         self.routes
             .iter()
-            .filter(|(net, len, _)| *len == 0 || (bits(net) ^ bits(address)) >> (32 - len) == 0)
+            .filter(|(net, len, _)| common_bits(net.as_ref(), address.as_ref()) >= *len)
             .max_by_key(|(_, len, _)| *len)
             .map(|(_, _, route)| *route)
     }
+}
+
+/// How many leading bits are the same.
+fn common_bits(a: &[u8], b: &[u8]) -> u32 {
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let rest = a.iter().zip(b).nth(same).map_or(0, |(a, b)| (a ^ b).leading_zeros());
+    same as u32 * 8 + rest
 }

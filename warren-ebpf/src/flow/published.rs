@@ -227,7 +227,7 @@ fn follow<A: Address>(
 
 /// One packet of the client on its record.
 #[derive(Clone, Copy)]
-struct Advance<'a, A> {
+struct Advance<'a, A: Address> {
     present: &'a Present<'a>,
     key: &'a ForwardKey<A>,
     backend: BackendRef,
@@ -311,7 +311,7 @@ fn birth<A: Address>(
 }
 
 /// Looks for a source port under which a backend knows nobody.
-struct FreePort<A> {
+struct FreePort<A: Address> {
     hash: u64,
     key: FlowKey<A>,
     found: u16,
@@ -352,7 +352,7 @@ fn taken<A: Address>(
 
 /// Whether a tracking record is of another conversation that still lives.
 #[derive(Clone, Copy)]
-struct Live<'a, A> {
+struct Live<'a, A: Address> {
     present: &'a Present<'a>,
     key: &'a ForwardKey<A>,
     backend: BackendRef,

@@ -18,8 +18,8 @@ use tonic::transport::Channel;
 
 use crate::{
     proto::v1::{
-        control_client::ControlClient, images_client::ImagesClient, node_local_client::NodeLocalClient,
-        probes_client::ProbesClient,
+        control_client::ControlClient, images_client::ImagesClient, logs_client::LogsClient,
+        node_local_client::NodeLocalClient, probes_client::ProbesClient,
     },
     rpc,
 };
@@ -102,6 +102,10 @@ impl Context {
 
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
         Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
+        Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn probes(&self) -> anyhow::Result<ProbesClient<Channel>> {

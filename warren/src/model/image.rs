@@ -38,6 +38,18 @@ impl ImageReference {
         &self.path
     }
 
+    /// The tag; `None` when there is only a digest.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// `sha256:…`, when it is fixed by one.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
     /// What people call it: without `docker.io/library/` and, given `latest`, with it.
     #[must_use]
     pub fn familiar(&self) -> String {

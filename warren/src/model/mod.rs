@@ -12,6 +12,7 @@ mod id;
 mod image;
 mod network;
 mod node;
+pub mod parse;
 mod port;
 mod service;
 mod task;

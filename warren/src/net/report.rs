@@ -292,7 +292,7 @@ pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
                 from_bytes::<EgressKey<V4>>(k).is_some_and(|e| e.container == address)
                     && v.len() == size_of::<Egress<V4>>()
             }
-            map::SOCK4 => from_bytes::<SocketPeer>(v).is_some_and(|s| s.backend_address == address),
+            map::SOCK4 => from_bytes::<SocketPeer<[u8; 4]>>(v).is_some_and(|s| s.backend_address == address),
             _ => false,
         };
         if !super::datapath::shape::FLOWS.contains(name) {

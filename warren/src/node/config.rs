@@ -11,7 +11,10 @@ use super::{NodeError, identity::RuntimeRecord};
 use crate::{
     model::NodeId,
     net,
-    worker::runtime::{self, RuntimeConfig, SupervisorConfig},
+    worker::{
+        logs::Logs,
+        runtime::{self, RuntimeConfig, SupervisorConfig},
+    },
 };
 
 /// Where a node keeps its data unless told otherwise.
@@ -137,6 +140,11 @@ impl Layout {
         self.data_dir.join("worker")
     }
 
+    /// What its containers write.
+    pub(super) fn logs(&self) -> Logs {
+        Logs::below(&self.worker_dir())
+    }
+
     /// The node's own containerd.
     pub(super) fn supervisor(&self) -> SupervisorConfig {
         SupervisorConfig { data_dir: self.data_dir.clone(), state_dir: self.state_dir.clone() }
@@ -144,6 +152,7 @@ impl Layout {
 
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
-        RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"))
+        let config = RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"));
+        RuntimeConfig { logs: self.logs(), ..config }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, NodeLocal, Probes},
+    local::{Images, Logs, NodeLocal, Probes},
     preflight,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     net, observability,
     proto::v1::{
         control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        node_local_server::NodeLocalServer, probes_server::ProbesServer,
+        logs_server::LogsServer, node_local_server::NodeLocalServer, probes_server::ProbesServer,
     },
     raft, rpc,
     store::{Store, UpdateError},
@@ -88,7 +88,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     let net_config = net_config(config, &layout, node, Some(cluster.network.pool));
     let ((net, net_running, network_ready), (containerd, containerd_ready)) = tokio::try_join!(
         async {
-            let (net, running) = net::start(net_config, assigned, stop.clone()).await?;
+            let (net, running) = net::start(net_config, assigned.clone(), stop.clone()).await?;
             Ok::<_, NodeError>((net, running, begun.elapsed()))
         },
         async {
@@ -113,6 +113,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     };
     // Filled by the worker, which starts only once the door is open.
     let board = worker::health::Board::default();
+    let logs = Logs { logs: layout.logs(), assignment: assigned.clone() };
     let images = Images { node, images, store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
@@ -121,6 +122,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
                 .max_encoding_message_size(rpc::MAX_MESSAGE),
         )
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(LogsServer::new(logs).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(ProbesServer::new(Probes { board: board.clone() }))
         .add_service(dispatcher)

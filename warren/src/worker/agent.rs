@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    logs::Logs,
     plan::{Action, Held, Plan, Runner, View, plan},
     task::runner::{self, Orders, Outside},
 };
@@ -23,6 +24,7 @@ use crate::model::{Assignment, TaskId, TaskState, TaskStatus};
 /// Makes the assignment so.
 pub struct Agent {
     outside: Outside,
+    logs: Logs,
     assignment: watch::Receiver<Option<Arc<Assignment>>>,
     entries: BTreeMap<TaskId, Entry>,
     running: JoinSet<After>,
@@ -58,9 +60,10 @@ impl Agent {
     /// An agent for the assignments that appear in `assignment`. Without one it does nothing: only
     /// an assignment tells what is left over.
     #[must_use]
-    pub fn new(outside: Outside, assignment: watch::Receiver<Option<Arc<Assignment>>>) -> Self {
+    pub fn new(outside: Outside, logs: Logs, assignment: watch::Receiver<Option<Arc<Assignment>>>) -> Self {
         Self {
             outside,
+            logs,
             assignment,
             entries: BTreeMap::new(),
             running: JoinSet::new(),
@@ -106,6 +109,7 @@ impl Agent {
         self.outside.board.retain(&known.chain(self.entries.keys().copied()).collect());
         let told = self.plan(&assignment, None, &BTreeSet::new());
         self.apply(told, &assignment);
+        self.sweep_logs(&assignment).await;
 
         let ran: BTreeSet<TaskId> =
             self.entries.iter().filter(|(_, e)| e.is_running()).map(|(id, _)| *id).collect();
@@ -134,6 +138,17 @@ impl Agent {
                 }
                 delay
             }
+        }
+    }
+
+    /// Removes what tasks wrote that are listed nowhere any more.
+    async fn sweep_logs(&self, assignment: &Arc<Assignment>) {
+        let (logs, assignment) = (self.logs.clone(), assignment.clone());
+        match tokio::task::spawn_blocking(move || logs.sweep(&assignment)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(tasks)) => tracing::debug!(tasks, "removed the output of tasks that are gone"),
+            Ok(Err(e)) => tracing::warn!("cannot remove the output of tasks that are gone: {e}"),
+            Err(e) => tracing::error!("removing the output of tasks that are gone failed: {e}"),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::model::{Attachment, HealthCheck, Task, TaskId};
 
@@ -68,8 +69,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// Everything of this node's that the runtime holds, whole or half-made.
     async fn list(&self) -> Result<Vec<(TaskId, ContainerState)>, RuntimeError>;
 
-    /// Makes file system and container of a task, so that only `start` is missing. The image must
-    /// be present.
+    /// Brings what `prepare` needs from elsewhere: the image. May take long; `tell` gets one line
+    /// on how far it is, whenever that changes. May be given up at any moment.
+    async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
+        let _ = (task, tell);
+        Ok(())
+    }
+
+    /// Makes file system and container of a task, so that only `start` is missing. What `fetch`
+    /// brings must be here.
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError>;
 
     /// Starts a prepared container and returns its process. Starting a running one returns its

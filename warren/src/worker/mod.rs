@@ -13,12 +13,14 @@
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
 //! - `health`: whether containers work, and when that is tried.
 //! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
+//! - `logs`: what containers write.
 //!
 //! The agent may die at any step. What it finds when it starts again is taken up where it is.
 
 pub mod agent;
 pub mod executor;
 pub mod health;
+pub mod logs;
 pub mod plan;
 pub mod reports;
 pub mod runtime;
@@ -39,6 +41,7 @@ use self::{
     agent::Agent,
     executor::{Network, Runtime},
     health::{Board, Prober},
+    logs::Logs,
     reports::Reports,
     saved::SavedError,
     session::Session,
@@ -96,7 +99,7 @@ pub fn start(
     let statuses = reports.watch();
     let prober = Arc::new(Prober::new(runtime.clone(), task::runner::now));
     let outside = Outside { runtime, network, log, reports, prober, board, boot: boot(), timing };
-    let agent = Agent::new(outside, assignment.clone());
+    let agent = Agent::new(outside, Logs::below(&data_dir), assignment.clone());
     let join = tokio::spawn(async move {
         tokio::join!(session.run(cancel.clone()), agent.run(cancel));
     });

@@ -3,22 +3,29 @@ use std::collections::HashMap;
 use super::*;
 use crate::abi::Reason;
 
-const REMOTE: V4 = [203, 0, 113, 9];
+of_both_families!(
+    there_and_back,
+    two_containers_with_one_port_are_told_apart,
+    ports_run_out_and_come_back,
+    a_gone_containers_ports_are_free_at_once,
+    tcp_begins_with_a_syn_and_survives_eviction,
+    an_old_opening_is_closed,
+    a_changed_source_address_is_obeyed,
+);
 
-fn out(node: &Model, id: u32, t: Tuple<V4>, protocol: u8, flags: u8) -> Tuple<V4> {
+fn out<A: Family>(node: &Model<A>, id: u32, t: Tuple<A>, protocol: u8, flags: u8) -> Tuple<A> {
     let (verdict, shown) = leave(node, id, t, protocol, flags);
     assert_eq!((verdict.action, verdict.ifindex), (Action::Device, UPLINK), "{verdict:?}");
     shown
 }
 
-#[test]
-fn there_and_back() {
-    let node = node(2);
-    for (protocol, first, answer) in [(TCP, SYN, SYN_ACK), (UDP, 0, 0), (ICMP, 0, 0)] {
-        let port = if protocol == ICMP { 0 } else { 53 };
-        let t = tuple(container(1).0, 5353, REMOTE, port);
+fn there_and_back<A: Family>() {
+    let node = node::<A>(2);
+    for (protocol, first, answer) in [(TCP, SYN, SYN_ACK), (UDP, 0, 0), (A::ICMP, 0, 0)] {
+        let port = if protocol == A::ICMP { 0 } else { 53 };
+        let t = tuple(container(1).0, 5353, A::REMOTE, port);
         let shown = out(&node, 1, t, protocol, first);
-        assert_eq!((shown.source, shown.destination, shown.destination_port), (NODE, REMOTE, port));
+        assert_eq!((shown.source, shown.destination, shown.destination_port), (A::NODE, A::REMOTE, port));
         assert!(shown.source_port >= node.config.masquerade_first);
         assert_eq!(
             out(&node, 1, t, protocol, if protocol == TCP { ACK } else { 0 }),
@@ -29,21 +36,20 @@ fn there_and_back() {
         assert_eq!((reached(&verdict), inside), (Some(1), reversed(t)));
         // Nobody else can use the opening.
         for stranger in [
-            Tuple { source: [203, 0, 113, 10], ..reversed(shown) },
-            Tuple { destination: LAN, ..reversed(shown) },
+            Tuple { source: A::stranger(10), ..reversed(shown) },
+            Tuple { destination: A::LAN, ..reversed(shown) },
         ] {
             assert_eq!(enter(&node, stranger, protocol, answer).0, Verdict::PASS);
         }
     }
 }
 
-#[test]
-fn two_containers_with_one_port_are_told_apart() {
-    let node = node(40);
+fn two_containers_with_one_port_are_told_apart<A: Family>() {
+    let node = node::<A>(40);
     let mut seen = HashMap::new();
     for id in 1..=40 {
         for port in 1000..1100 {
-            let t = tuple(container(id).0, port, REMOTE, 443);
+            let t = tuple(container(id).0, port, A::REMOTE, 443);
             assert_eq!(seen.insert(out(&node, id, t, TCP, SYN), (id, t)), None);
         }
     }
@@ -55,11 +61,10 @@ fn two_containers_with_one_port_are_told_apart() {
     }
 }
 
-#[test]
-fn ports_run_out_and_come_back() {
-    let mut node = node(1);
+fn ports_run_out_and_come_back<A: Family>() {
+    let mut node = node::<A>(1);
     node.config.masquerade_last = node.config.masquerade_first + 7;
-    let open = |node: &Model, port| leave(node, 1, tuple(container(1).0, port, REMOTE, 443), TCP, SYN);
+    let open = |node: &Model<A>, port| leave(node, 1, tuple(container(1).0, port, A::REMOTE, 443), TCP, SYN);
     let mut used = std::collections::HashSet::new();
     let mut refused = 0;
     for port in 1..=200 {
@@ -74,7 +79,7 @@ fn ports_run_out_and_come_back() {
     assert_eq!((used.len(), refused), (8, 192));
     // Towards another remote the same ports are free.
     assert_eq!(
-        leave(&node, 1, tuple(container(1).0, 1, [203, 0, 113, 77], 443), TCP, SYN).0.action,
+        leave(&node, 1, tuple(container(1).0, 1, A::stranger(77), 443), TCP, SYN).0.action,
         Action::Device
     );
     after(&mut node, 31);
@@ -82,7 +87,7 @@ fn ports_run_out_and_come_back() {
     assert_eq!(verdict.action, Action::Device, "half-open for half a minute, then free");
     // The one whose port was taken must not go on with it.
     for port in 1..=200 {
-        let (verdict, other) = leave(&node, 1, tuple(container(1).0, port, REMOTE, 443), TCP, ACK);
+        let (verdict, other) = leave(&node, 1, tuple(container(1).0, port, A::REMOTE, 443), TCP, ACK);
         if verdict.action == Action::Device {
             assert_ne!(other.source_port, shown.source_port);
         }
@@ -90,25 +95,23 @@ fn ports_run_out_and_come_back() {
     assert_eq!(enter(&node, reversed(shown), TCP, SYN_ACK).1.destination_port, 5000);
 }
 
-#[test]
-fn a_gone_containers_ports_are_free_at_once() {
-    let mut node = node(2);
+fn a_gone_containers_ports_are_free_at_once<A: Family>() {
+    let mut node = node::<A>(2);
     node.config.masquerade_last = node.config.masquerade_first;
-    let first = tuple(container(1).0, 1, REMOTE, 443);
+    let first = tuple(container(1).0, 1, A::REMOTE, 443);
     let shown = out(&node, 1, first, TCP, SYN);
     enter(&node, reversed(shown), TCP, SYN_ACK);
     out(&node, 1, first, TCP, ACK);
-    let second = tuple(container(2).0, 9, REMOTE, 443);
+    let second = tuple(container(2).0, 9, A::REMOTE, 443);
     assert_eq!(leave(&node, 2, second, TCP, SYN).0, Verdict::drop(Reason::PortsExhausted));
     node.backends.get_mut(&1).unwrap().generation = 2;
     assert_eq!(enter(&node, reversed(shown), TCP, ACK).0, Verdict::PASS, "not to the row's new tenant");
     assert_eq!(out(&node, 2, second, TCP, SYN), shown);
 }
 
-#[test]
-fn tcp_begins_with_a_syn_and_survives_eviction() {
-    let node = node(1);
-    let t = tuple(container(1).0, 1, REMOTE, 443);
+fn tcp_begins_with_a_syn_and_survives_eviction<A: Family>() {
+    let node = node::<A>(1);
+    let t = tuple(container(1).0, 1, A::REMOTE, 443);
     assert_eq!(leave(&node, 1, t, TCP, ACK).0, Verdict::drop(Reason::NoFlow));
     let shown = out(&node, 1, t, TCP, SYN);
     node.masq_ret.clear();
@@ -116,10 +119,9 @@ fn tcp_begins_with_a_syn_and_survives_eviction() {
     assert_eq!(reached(&enter(&node, reversed(shown), TCP, ACK).0), Some(1));
 }
 
-#[test]
-fn an_old_opening_is_closed() {
-    let mut node = node(1);
-    let t = tuple(container(1).0, 5353, REMOTE, 53);
+fn an_old_opening_is_closed<A: Family>() {
+    let mut node = node::<A>(1);
+    let t = tuple(container(1).0, 5353, A::REMOTE, 53);
     let shown = out(&node, 1, t, UDP, 0);
     after(&mut node, 29);
     assert_eq!(reached(&enter(&node, reversed(shown), UDP, 0).0), Some(1));
@@ -131,11 +133,10 @@ fn an_old_opening_is_closed() {
     assert_eq!(reached(&enter(&node, reversed(shown), UDP, 0).0), Some(1));
 }
 
-#[test]
-fn a_changed_source_address_is_obeyed() {
-    let mut node = node(1);
-    let t = tuple(container(1).0, 5353, REMOTE, 53);
+fn a_changed_source_address_is_obeyed<A: Family>() {
+    let mut node = node::<A>(1);
+    let t = tuple(container(1).0, 5353, A::REMOTE, 53);
     out(&node, 1, t, UDP, 0);
-    node.routes[0].2.source = LAN;
-    assert_eq!(out(&node, 1, t, UDP, 0).source, LAN);
+    node.routes[0].2.source = A::LAN;
+    assert_eq!(out(&node, 1, t, UDP, 0).source, A::LAN);
 }

@@ -45,122 +45,145 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Container, its generation, and what it sent.
-type Owner = (u32, u32, Tuple<V4>);
+type Owner<A> = (u32, u32, Tuple<A>);
 
-const REMOTE: V4 = [203, 0, 113, 9];
+/// Whatever happens in whatever order, no packet goes astray.
+fn no_packet_goes_astray<A: Family>(steps: Vec<Step>, small: bool) -> Result<(), TestCaseError> {
+    let mut node = node::<A>(3);
+    if small {
+        // Tables so small that records are evicted all the time.
+        node.flow_new = crate::flow::model::Lru::new(4);
+        node.fwd_new = crate::flow::model::Lru::new(3);
+        node.flow_est = crate::flow::model::Lru::new(4);
+        node.fwd_est = crate::flow::model::Lru::new(3);
+        node.masq_ret = crate::flow::model::Lru::new(4);
+        node.masq_out = crate::flow::model::Lru::new(3);
+    }
+    node.config.masquerade_last = node.config.masquerade_first + 5;
+    publish(&mut node, A::ZERO, 8080, &[1, 2, 3]);
+    publish(&mut node, A::LAN, 8081, &[1]);
+    publish(&mut node, A::ZERO, 8082, &[1, 2]);
+    // What containers, or the outside, have last seen: (container, tuple inside) -> tuple outside.
+    let mut inside: HashMap<(u32, Tuple<A>), Tuple<A>> = HashMap::new();
+    let mut seen: Vec<(u32, Tuple<A>)> = Vec::new();
+    let mut outside: HashMap<(u8, Tuple<A>), Owner<A>> = HashMap::new();
+    let mut sent: Vec<(u8, Tuple<A>)> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Client { client, port, published, flags } => {
+                let (address, number) = [(A::NODE, 8080), (A::LAN, 8080), (A::LAN, 8081), (A::NODE, 8082)]
+                    [usize::from(published)];
+                let t = tuple(A::stranger(client.into()), 1000 + u16::from(port), address, number);
+                let mut before = node.flow_new.rows();
+                before.extend(node.flow_est.rows());
+                let (verdict, shown) = enter(&node, t, TCP, flags);
+                prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
+                if let Some(id) = reached(&verdict) {
+                    let backend = node.backends[&id];
+                    prop_assert!(matches!(backend.state, BACKEND_UP | BACKEND_DRAINING | BACKEND_HELD));
+                    if backend.state == BACKEND_HELD {
+                        let known = inside.iter().any(|((b, _), o)| *b == id && *o == t);
+                        prop_assert!(known, "a new flow of a held one");
+                    }
+                    prop_assert_eq!(
+                        (shown.source, shown.destination, shown.destination_port),
+                        (t.source, A::of(&backend), 80)
+                    );
+                    if flags & (SYN | ACK | FIN | RST) != SYN {
+                        prop_assert!(inside.values().any(|o| *o == t), "it never began with a SYN");
+                    }
+                    // Nobody's live record was taken for it.
+                    let had = before.iter().find(|(k, _)| {
+                        (k.client, k.client_port, k.backend)
+                            == (shown.source, shown.source_port, shown.destination)
+                    });
+                    if let Some((_, had)) = had
+                        && had.backend.generation == backend.generation
+                        && (had.client_port, had.published, had.published_port)
+                            != (t.source_port, t.destination, t.destination_port)
+                    {
+                        let patience = crate::flow::tcp::patience(had.state, &node.config);
+                        prop_assert!(crate::flow::expired(&node.present(), had.last_seen, patience));
+                    }
+                    inside.insert((id, shown), t);
+                    seen.push((id, shown));
+                }
+            }
+            Step::Answer { which, flags } => {
+                if seen.is_empty() {
+                    continue;
+                }
+                let (id, shown) = *which.get(&seen);
+                let (verdict, told) = leave(&node, id, reversed(shown), TCP, flags);
+                if verdict.action == Action::Device && verdict.ifindex == UPLINK && told.source != A::NODE {
+                    prop_assert_eq!(told, reversed(inside[&(id, shown)]));
+                } else if verdict.action == Action::Device && told.source_port < 61_000 {
+                    prop_assert_eq!(told, reversed(inside[&(id, shown)]), "a reply to whom it belongs");
+                }
+            }
+            Step::Out { id, port, flags, udp } => {
+                let id = u32::from(id);
+                let protocol = if udp { UDP } else { TCP };
+                let t = tuple(A::container(id), 2000 + u16::from(port), A::REMOTE, 443);
+                let (verdict, shown) = leave(&node, id, t, protocol, flags);
+                if verdict.action == Action::Device {
+                    prop_assert_eq!((shown.source, shown.destination), (A::NODE, A::REMOTE));
+                    let generation = node.backends[&id].generation;
+                    outside.insert((protocol, shown), (id, generation, t));
+                    sent.push((protocol, shown));
+                }
+            }
+            Step::Back { which, flags } => {
+                if sent.is_empty() {
+                    continue;
+                }
+                let (protocol, shown) = *which.get(&sent);
+                let (verdict, got) = enter(&node, reversed(shown), protocol, flags);
+                if let Some(to) = reached(&verdict) {
+                    let (id, generation, t) = outside[&(protocol, shown)];
+                    prop_assert_eq!((to, got), (id, reversed(t)), "the port's present owner, nobody else");
+                    prop_assert_eq!(node.backends[&id].generation, generation);
+                }
+            }
+            Step::Wait(seconds) => after(&mut node, u64::from(seconds)),
+            Step::State { id, state } => set_state(&mut node, id.into(), state),
+            Step::Tenant { id } => {
+                let id = u32::from(id);
+                let row = node.backends.get_mut(&id).unwrap();
+                row.generation += 1;
+                row.state = BACKEND_UP;
+                let new = BackendRef { id, generation: row.generation };
+                node.links.insert(container::<A>(id).1, new);
+                node.endpoints.insert(A::container(id), new);
+                for row in &mut node.maglev {
+                    if row.id == id {
+                        *row = new;
+                    }
+                }
+                for service in node.services.values_mut() {
+                    if service.single.id == id {
+                        service.single = new;
+                    }
+                }
+                // What it saw is no longer its own.
+                inside.retain(|(of, _), _| *of != id);
+                seen.retain(|(of, _)| *of != id);
+            }
+        }
+    }
+    Ok(())
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_packet_goes_astray(steps in prop::collection::vec(step(), 1..250), small: bool) {
-        let mut node = node(3);
-        if small {
-            // Tables so small that records are evicted all the time.
-            node.flow_new = crate::flow::model::Lru::new(4);
-            node.fwd_new = crate::flow::model::Lru::new(3);
-            node.flow_est = crate::flow::model::Lru::new(4);
-            node.fwd_est = crate::flow::model::Lru::new(3);
-            node.masq_ret = crate::flow::model::Lru::new(4);
-            node.masq_out = crate::flow::model::Lru::new(3);
-        }
-        node.config.masquerade_last = node.config.masquerade_first + 5;
-        publish(&mut node, [0; 4], 8080, &[1, 2, 3]);
-        publish(&mut node, LAN, 8081, &[1]);
-        publish(&mut node, [0; 4], 8082, &[1, 2]);
-        // What containers, or the outside, have last seen: (container, tuple inside) -> tuple outside.
-        let mut inside: HashMap<(u32, Tuple<V4>), Tuple<V4>> = HashMap::new();
-        let mut seen: Vec<(u32, Tuple<V4>)> = Vec::new();
-        let mut outside: HashMap<(u8, Tuple<V4>), Owner> = HashMap::new();
-        let mut sent: Vec<(u8, Tuple<V4>)> = Vec::new();
-        for step in steps {
-            match step {
-                Step::Client { client, port, published, flags } => {
-                    let (address, number) = [(NODE, 8080), (LAN, 8080), (LAN, 8081), (NODE, 8082)][usize::from(published)];
-                    let t = tuple([198, 51, 100, client], 1000 + u16::from(port), address, number);
-                    let mut before = node.flow_new.rows();
-                    before.extend(node.flow_est.rows());
-                    let (verdict, shown) = enter(&node, t, TCP, flags);
-                    prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
-                    if let Some(id) = reached(&verdict) {
-                        let backend = node.backends[&id];
-                        prop_assert!(matches!(backend.state, BACKEND_UP | BACKEND_DRAINING | BACKEND_HELD));
-                        if backend.state == BACKEND_HELD {
-                            prop_assert!(inside.iter().any(|((b, _), o)| *b == id && *o == t), "a new flow of a held one");
-                        }
-                        prop_assert_eq!((shown.source, shown.destination, shown.destination_port), (t.source, backend.address, 80));
-                        if flags & (SYN | ACK | FIN | RST) != SYN {
-                            prop_assert!(inside.values().any(|o| *o == t), "it never began with a SYN");
-                        }
-                        // Nobody's live record was taken for it.
-                        let had = before.iter().find(|(k, _)| {
-                            (k.client, k.client_port, k.backend) == (shown.source, shown.source_port, shown.destination)
-                        });
-                        if let Some((_, had)) = had
-                            && had.backend.generation == backend.generation
-                            && (had.client_port, had.published, had.published_port)
-                                != (t.source_port, t.destination, t.destination_port)
-                        {
-                            let patience = crate::flow::tcp::patience(had.state, &node.config);
-                            prop_assert!(crate::flow::expired(&node.present(), had.last_seen, patience));
-                        }
-                        inside.insert((id, shown), t);
-                        seen.push((id, shown));
-                    }
-                }
-                Step::Answer { which, flags } => {
-                    if seen.is_empty() { continue }
-                    let (id, shown) = *which.get(&seen);
-                    let (verdict, told) = leave(&node, id, reversed(shown), TCP, flags);
-                    if verdict.action == Action::Device && verdict.ifindex == UPLINK && told.source != NODE {
-                        prop_assert_eq!(told, reversed(inside[&(id, shown)]));
-                    } else if verdict.action == Action::Device && told.source_port < 61_000 {
-                        prop_assert_eq!(told, reversed(inside[&(id, shown)]), "a reply to whom it belongs");
-                    }
-                }
-                Step::Out { id, port, flags, udp } => {
-                    let id = u32::from(id);
-                    let protocol = if udp { UDP } else { TCP };
-                    let t = tuple(container(id).0, 2000 + u16::from(port), REMOTE, 443);
-                    let (verdict, shown) = leave(&node, id, t, protocol, flags);
-                    if verdict.action == Action::Device {
-                        prop_assert_eq!((shown.source, shown.destination), (NODE, REMOTE));
-                        let generation = node.backends[&id].generation;
-                        outside.insert((protocol, shown), (id, generation, t));
-                        sent.push((protocol, shown));
-                    }
-                }
-                Step::Back { which, flags } => {
-                    if sent.is_empty() { continue }
-                    let (protocol, shown) = *which.get(&sent);
-                    let (verdict, got) = enter(&node, reversed(shown), protocol, flags);
-                    if let Some(to) = reached(&verdict) {
-                        let (id, generation, t) = outside[&(protocol, shown)];
-                        prop_assert_eq!((to, got), (id, reversed(t)), "the port's present owner, nobody else");
-                        prop_assert_eq!(node.backends[&id].generation, generation);
-                    }
-                }
-                Step::Wait(seconds) => after(&mut node, u64::from(seconds)),
-                Step::State { id, state } => set_state(&mut node, id.into(), state),
-                Step::Tenant { id } => {
-                    let id = u32::from(id);
-                    let row = node.backends.get_mut(&id).unwrap();
-                    row.generation += 1;
-                    row.state = BACKEND_UP;
-                    let new = BackendRef { id, generation: row.generation };
-                    node.links.insert(container(id).1, new);
-                    node.endpoints.insert(container(id).0, new);
-                    for row in &mut node.maglev {
-                        if row.id == id { *row = new }
-                    }
-                    for service in node.services.values_mut() {
-                        if service.single.id == id { service.single = new }
-                    }
-                    // What it saw is no longer its own.
-                    inside.retain(|(of, _), _| *of != id);
-                    seen.retain(|(of, _)| *of != id);
-                }
-            }
-        }
+    fn no_packet_goes_astray_v4(steps in prop::collection::vec(step(), 1..250), small: bool) {
+        no_packet_goes_astray::<V4>(steps, small)?;
+    }
+
+    #[test]
+    fn no_packet_goes_astray_v6(steps in prop::collection::vec(step(), 1..250), small: bool) {
+        no_packet_goes_astray::<V6>(steps, small)?;
     }
 }

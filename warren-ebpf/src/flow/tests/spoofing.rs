@@ -6,26 +6,33 @@ use std::vec::Vec;
 use super::*;
 use crate::abi::FLOW_REPLIED;
 
-const CLIENT: V4 = [198, 51, 100, 7];
+of_both_families!(
+    only_who_has_seen_the_answer_establishes,
+    an_end_without_proof_establishes_nothing,
+    a_client_that_ends_at_once_is_still_a_client,
+    what_must_be_acknowledged_grows_with_what_the_container_sends,
+    a_tracking_record_made_again_does_not_promote_before_the_container_has_spoken,
+    a_flood_of_blind_handshakes_evicts_no_established_connection,
+    nobody_outside_joins_what_containers_tell_each_other,
+);
 
 /// Rows of the half-open tables, rows of the established ones.
-fn sizes(node: &Model) -> (usize, usize) {
+fn sizes<A: Family>(node: &Model<A>) -> (usize, usize) {
     assert_eq!((node.flow_new.len(), node.flow_est.len()), (node.fwd_new.len(), node.fwd_est.len()));
     (node.flow_new.len(), node.flow_est.len())
 }
 
 /// The SYN and the container's answer.
-fn answered(node: &Model, t: Tuple<V4>) -> Tuple<V4> {
+fn answered<A: Family>(node: &Model<A>, t: Tuple<A>) -> Tuple<A> {
     let (_, inside) = enter(node, t, TCP, SYN);
     leave(node, 1, reversed(inside), TCP, SYN_ACK);
     inside
 }
 
-#[test]
-fn only_who_has_seen_the_answer_establishes() {
-    let mut node = node(1);
-    publish(&mut node, [0; 4], 8080, &[1]);
-    let t = tuple(CLIENT, 40_000, NODE, 8080);
+fn only_who_has_seen_the_answer_establishes<A: Family>() {
+    let mut node = node::<A>(1);
+    publish(&mut node, A::ZERO, 8080, &[1]);
+    let t = tuple(A::CLIENT, 40_000, A::NODE, 8080);
     let inside = answered(&node, t);
     assert_eq!(node.flow_new.rows()[0].1.expected, SECOND);
     for flags in (0..32).filter(|flags| flags & (SYN | RST) == 0) {
@@ -46,12 +53,11 @@ fn only_who_has_seen_the_answer_establishes() {
     assert_eq!(sizes(&node), (0, 1));
 }
 
-#[test]
-fn an_end_without_proof_establishes_nothing() {
+fn an_end_without_proof_establishes_nothing<A: Family>() {
     for (end, again) in [(FIN_ACK, SYN_ACK), (RST, SYN_ACK), (RST | ACK, ACK), (RST, FIN_ACK)] {
-        let mut node = node(1);
-        publish(&mut node, [0; 4], 8080, &[1]);
-        let t = tuple(CLIENT, 40_000, NODE, 8080);
+        let mut node = node::<A>(1);
+        publish(&mut node, A::ZERO, 8080, &[1]);
+        let t = tuple(A::CLIENT, 40_000, A::NODE, 8080);
         let inside = answered(&node, t);
         guess(&node, t, end, 0x7777);
         // The container repeats itself, or challenges what it got.
@@ -67,22 +73,20 @@ fn an_end_without_proof_establishes_nothing() {
     }
 }
 
-#[test]
-fn a_client_that_ends_at_once_is_still_a_client() {
-    let mut node = node(1);
-    publish(&mut node, [0; 4], 8080, &[1]);
-    let t = tuple(CLIENT, 40_000, NODE, 8080);
+fn a_client_that_ends_at_once_is_still_a_client<A: Family>() {
+    let mut node = node::<A>(1);
+    publish(&mut node, A::ZERO, 8080, &[1]);
+    let t = tuple(A::CLIENT, 40_000, A::NODE, 8080);
     answered(&node, t);
     enter(&node, t, TCP, FIN_ACK);
     assert_eq!(sizes(&node), (0, 1));
 }
 
 /// A server that speaks before the client has acknowledged anything (TCP fast open).
-#[test]
-fn what_must_be_acknowledged_grows_with_what_the_container_sends() {
-    let mut node = node(1);
-    publish(&mut node, [0; 4], 8080, &[1]);
-    let t = tuple(CLIENT, 40_000, NODE, 8080);
+fn what_must_be_acknowledged_grows_with_what_the_container_sends<A: Family>() {
+    let mut node = node::<A>(1);
+    publish(&mut node, A::ZERO, 8080, &[1]);
+    let t = tuple(A::CLIENT, 40_000, A::NODE, 8080);
     let inside = answered(&node, t);
     leave(&node, 1, reversed(inside), TCP, ACK);
     let all = SECOND + b"payload".len() as u32;
@@ -91,11 +95,10 @@ fn what_must_be_acknowledged_grows_with_what_the_container_sends() {
     assert_eq!(sizes(&node), (0, 1));
 }
 
-#[test]
-fn a_tracking_record_made_again_does_not_promote_before_the_container_has_spoken() {
-    let mut node = node(1);
-    publish(&mut node, [0; 4], 8080, &[1]);
-    let t = tuple(CLIENT, 40_000, NODE, 8080);
+fn a_tracking_record_made_again_does_not_promote_before_the_container_has_spoken<A: Family>() {
+    let mut node = node::<A>(1);
+    publish(&mut node, A::ZERO, 8080, &[1]);
+    let t = tuple(A::CLIENT, 40_000, A::NODE, 8080);
     let inside = answered(&node, t);
     node.flow_new.clear();
     for number in [0, SECOND, 1] {
@@ -109,19 +112,19 @@ fn a_tracking_record_made_again_does_not_promote_before_the_container_has_spoken
 
 /// A hundred thousand made-up sources, each with a SYN, which the container answers, and blind
 /// ACKs, FINs and resets.
-#[test]
-fn a_flood_of_blind_handshakes_evicts_no_established_connection() {
-    let mut node = node(1);
+fn a_flood_of_blind_handshakes_evicts_no_established_connection<A: Family>() {
+    let mut node = node::<A>(1);
     node.flow_new = crate::flow::model::Lru::new(16);
     node.fwd_new = crate::flow::model::Lru::new(16);
     node.flow_est = crate::flow::model::Lru::new(128);
     node.fwd_est = crate::flow::model::Lru::new(128);
-    publish(&mut node, [0; 4], 8080, &[1]);
-    let open: Vec<_> =
-        (1000..1100).map(|port| tuple(CLIENT, port, NODE, 8080)).map(|t| (t, connect(&node, t).1)).collect();
+    publish(&mut node, A::ZERO, 8080, &[1]);
+    let open: Vec<_> = (1000..1100)
+        .map(|port| tuple(A::CLIENT, port, A::NODE, 8080))
+        .map(|t| (t, connect(&node, t).1))
+        .collect();
     for n in 0..100_000u32 {
-        let [a, b, c, d] = n.to_be_bytes();
-        let t = tuple([100 + a, b, c, d], 5, NODE, 8080);
+        let t = tuple(A::stranger(n), 5, A::NODE, 8080);
         answered(&node, t);
         let number = n.wrapping_mul(2_654_435_761) | 1;
         for flags in [[ACK, RST][n as usize % 2], [FIN_ACK, ACK][n as usize % 2]] {
@@ -136,10 +139,9 @@ fn a_flood_of_blind_handshakes_evicts_no_established_connection() {
 }
 
 /// A container that talks to another one by its own address, on a port that is published too.
-#[test]
-fn nobody_outside_joins_what_containers_tell_each_other() {
-    let mut node = node(2);
-    publish(&mut node, [0; 4], 80, &[1]);
+fn nobody_outside_joins_what_containers_tell_each_other<A: Family>() {
+    let mut node = node::<A>(2);
+    publish(&mut node, A::ZERO, 80, &[1]);
     let t = tuple(container(1).0, 5000, container(2).0, 80);
     let (_, inside) = leave(&node, 1, t, TCP, SYN);
     leave(&node, 2, reversed(inside), TCP, SYN_ACK);

@@ -1,5 +1,8 @@
 //! `warren image …`
 
+mod prune;
+mod pull;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -20,9 +23,13 @@ pub(super) enum Verb {
     /// List the images on this node.
     #[command(visible_alias = "list")]
     Ls(LsArgs),
+    /// Pull an image from its registry to this node.
+    Pull(pull::Args),
     /// Remove images from this node.
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
+    /// Remove every image that no service needs.
+    Prune(prune::Args),
 }
 
 /// Import images from an OCI archive or a `docker save` archive.
@@ -55,7 +62,9 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
     match verb {
         Verb::Import(args) => import(args, context).await,
         Verb::Ls(args) => ls(args, context).await,
+        Verb::Pull(args) => pull::run(args, context).await,
         Verb::Rm(args) => rm(args, context).await,
+        Verb::Prune(args) => prune::run(args, context).await,
     }
 }
 

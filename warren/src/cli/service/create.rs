@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    cli::{Context, WaitArgs, output, progress},
-    model::{ImageReference, PortSpec, Service, ServiceSpec, TaskSpec, validate},
+    cli::{Context, WaitArgs, output, progress, service::flags},
+    model::{ImageReference, Service, ServiceSpec, TaskSpec, validate},
     proto::v1::CreateServiceRequest,
 };
 
@@ -17,58 +17,41 @@ pub(in crate::cli) struct Args {
     /// How many tasks to run.
     #[arg(long, default_value_t = 1, value_name = "N", allow_negative_numbers = true)]
     replicas: u32,
-    /// Publish a port of the service on the node, for every address that reaches it.
-    #[arg(short, long, value_name = "[IP:]PUBLISHED:TARGET[/tcp]")]
-    publish: Vec<String>,
-    /// Set an environment variable; NAME alone takes the value it has here.
-    #[arg(short, long, value_name = "NAME=VALUE")]
-    env: Vec<String>,
-    /// Replace the image's entrypoint; words as a shell splits them; "" clears it.
-    #[arg(long, value_name = "COMMAND")]
-    entrypoint: Option<String>,
+    #[command(flatten)]
+    lists: flags::Lists,
+    #[command(flatten)]
+    options: flags::Options,
     #[command(flatten)]
     wait: WaitArgs,
     /// Replaces the image's command.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG", conflicts_with = "arg")]
     args: Vec<String>,
 }
 
 impl Args {
-    /// What was typed, as a spec. Looks at nothing but its arguments and, for `--env NAME`, at
-    /// `environment`.
-    fn spec(&self, environment: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServiceSpec> {
-        let mut task = TaskSpec::new(self.image.parse::<ImageReference>()?);
-        task.args.clone_from(&self.args);
-        for entry in &self.env {
-            if entry.contains('=') {
-                task.env.push(validate::env_entry(entry)?);
-            } else if let Some(value) = environment(entry) {
-                // Docker's rule: a variable that is not set here is left out.
-                task.env.push(validate::env_entry(&format!("{entry}={value}"))?);
-            }
-        }
-        task.entrypoint = match self.entrypoint.as_deref() {
-            None => None,
-            Some(text) => Some(
-                shlex::split(text)
-                    .ok_or_else(|| anyhow::anyhow!("bad entrypoint {text:?}: a quote is not closed"))?,
-            ),
-        };
-        let publish = self.publish.iter().map(|p| p.parse()).collect::<Result<Vec<PortSpec>, _>>()?;
-        let spec = ServiceSpec {
-            name: self.name.clone(),
+    /// What was typed, as a spec. Looks at nothing but its arguments, the files they name and, for
+    /// variables without a value, at `environment`.
+    fn spec(self, environment: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<ServiceSpec> {
+        let mut spec = ServiceSpec {
+            name: self.name,
             labels: BTreeMap::new(),
             replicas: self.replicas,
-            task,
-            publish,
+            task: TaskSpec::new(self.image.parse::<ImageReference>()?),
+            publish: Vec::new(),
         };
+        self.options.apply(&mut spec.task)?;
+        self.lists.apply(&mut spec, environment)?;
+        if !self.args.is_empty() {
+            spec.task.args = self.args;
+        }
         validate::service(&spec)?;
         Ok(spec)
     }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let spec = args.spec(|name| std::env::var(name).ok())?;
+    let wait = args.wait;
+    let spec = args.spec(&|name| std::env::var(name).ok())?;
     let published = spec.publish.clone();
     let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth: None };
     let created = context.control().await?.create_service(request).await?.into_inner();
@@ -80,8 +63,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             service.spec.name, p.published, p.protocol
         );
     }
-    if !args.wait.detach {
-        progress::until_running(context, &service, progress::Failures::All, args.wait.timeout).await?;
+    if !wait.detach {
+        progress::until_running(context, &service, progress::Failures::All, wait.timeout).await?;
     }
     output::print(&format!("{}\n", service.id))
 }
@@ -100,8 +83,9 @@ mod tests {
 
     fn spec(line: &str) -> anyhow::Result<ServiceSpec> {
         let words = shlex::split(line).unwrap();
-        let line = Line::try_parse_from(std::iter::once("create".to_owned()).chain(words))?;
-        line.args.spec(|n| (n == "HERE").then(|| "yes".to_owned()))
+        let line = Line::try_parse_from(std::iter::once("create".to_owned()).chain(words))
+            .map_err(|e| anyhow::anyhow!(crate::cli::usage(&e.to_string())))?;
+        line.args.spec(&|n| (n == "HERE").then(|| "yes".to_owned()))
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use crate::{
-    cli::{Context, output},
+    cli::{Context, output, service::show},
     model::{Service, Task},
     proto::v1::{GetServiceRequest, ListTasksRequest},
 };
@@ -24,7 +24,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     for task in control.list_tasks(request).await?.into_inner().tasks {
         tasks.push(super::task_json(&Task::try_from(task)?));
     }
-    let mut json = super::service_json(&service);
+    let mut json = show::service(&service);
+    json["previous"] = service.previous.as_ref().map(show::spec).into();
     json["tasks"] = tasks.into();
     output::print(&format!("{json:#}\n"))
 }

@@ -17,7 +17,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     for row in answer.rows {
         let service = Service::try_from(row.service.unwrap_or_default())?;
         let ports: Vec<_> = service.spec.publish.iter().map(ToString::to_string).collect();
-        let mut json = super::service_json(&service);
+        let mut json = super::show::service(&service);
         json["running"] = row.running.into();
         let removing = if service.removing { " (removing)" } else { "" };
         list.row(

@@ -1,16 +1,19 @@
 //! `warren service …`
 
 mod create;
+mod flags;
 mod inspect;
+mod logs;
 mod ls;
 mod ps;
 mod rm;
 mod scale;
+mod show;
 
 use clap::Subcommand;
 
 use super::Context;
-use crate::model::{Service, Task};
+use crate::model::Task;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -21,6 +24,8 @@ pub(super) enum Verb {
     Ls(ls::Args),
     /// List the tasks of services, with the reason of every wait and every end.
     Ps(ps::Args),
+    /// Show what a service's or a task's containers write.
+    Logs(logs::Args),
     /// Show a service whole, as JSON.
     Inspect(inspect::Args),
     /// Change the number of replicas and wait until they run.
@@ -35,28 +40,11 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Create(args) => create::run(*args, context).await,
         Verb::Ls(args) => ls::run(args, context).await,
         Verb::Ps(args) => ps::run(args, context).await,
+        Verb::Logs(args) => logs::run(args, context).await,
         Verb::Inspect(args) => inspect::run(args, context).await,
         Verb::Scale(args) => scale::run(args, context).await,
         Verb::Rm(args) => rm::run(args, context).await,
     }
-}
-
-fn service_json(s: &Service) -> serde_json::Value {
-    serde_json::json!({
-        "id": s.id.to_string(),
-        "name": s.spec.name,
-        "version": s.version,
-        "replicas": s.spec.replicas,
-        "image": s.spec.task.image.to_string(),
-        "entrypoint": s.spec.task.entrypoint,
-        "args": s.spec.task.args,
-        "env": s.spec.task.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(),
-        "labels": s.spec.labels,
-        "stop_grace_ms": u64::try_from(s.spec.task.stop_grace.as_millis()).unwrap_or(u64::MAX),
-        "ports": s.spec.publish.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "removing": s.removing,
-        "created_at_ms": s.created_at.0,
-    })
 }
 
 fn task_json(t: &Task) -> serde_json::Value {

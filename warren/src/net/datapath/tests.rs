@@ -294,7 +294,8 @@ fn without_an_assignment_published_ports_stay_as_they_are() {
 fn addresses_of_the_pool_do_not_leave_the_node() {
     let mut node = Node::new();
     node.pass();
-    let route: Route = node.current.get(map::ROUTE4, &prefix_key("10.86.0.0/16".parse().unwrap())).unwrap();
+    let route: Route<[u8; 4]> =
+        node.current.get(map::ROUTE4, &prefix_key("10.86.0.0/16".parse().unwrap())).unwrap();
     assert_eq!(route.flags, ROUTE_DROP);
 }
 

@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 
 use futures::TryStreamExt as _;
+use tokio::sync::mpsc::Sender;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     model::{ImageReference, NodeId},
     proto::v1::{self, images_server, import_image_request::Part},
     store::Store,
-    worker::runtime::{ImageError, ImageStore},
+    worker::runtime::image::{ImageError, ImageStore, LayerProgress, Pull, PullFailure, RegistryError, When},
 };
+
+/// Between two reports of a pull's progress.
+const REPORT: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Answers for this node's images.
 pub(in crate::node) struct Images {
@@ -24,6 +29,12 @@ fn image_error(e: &ImageError) -> Status {
         ImageError::NotFound(_) => tonic::Code::NotFound,
         ImageError::InUse(_) => tonic::Code::FailedPrecondition,
         ImageError::Away(_) => tonic::Code::Unavailable,
+        ImageError::Pull { why, .. } => match why {
+            PullFailure::Registry(RegistryError::LogIn { .. }) => tonic::Code::PermissionDenied,
+            PullFailure::Registry(RegistryError::Says { status: 404, .. }) => tonic::Code::NotFound,
+            _ if why.may_pass() => tonic::Code::Unavailable,
+            _ => tonic::Code::FailedPrecondition,
+        },
         ImageError::Io(_) | ImageError::Refused(_) | ImageError::Layer { .. } => tonic::Code::Internal,
         _ => tonic::Code::InvalidArgument,
     };
@@ -74,6 +85,33 @@ impl images_server::Images for Images {
         Ok(Response::new(v1::ImportImageResponse { images }))
     }
 
+    type PullImageStream = ReceiverStream<Result<v1::PullImageProgress, Status>>;
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Result<Response<Self::PullImageStream>, Status> {
+        let v1::PullImageRequest { reference: named, registry_auth } = request.into_inner();
+        let reference = reference(&named)?;
+        let credentials = registry_auth.map(crate::model::RegistryAuth::from);
+        let pull = self.images.pull(&reference, When::Always, credentials.as_ref());
+        let (send, receive) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(follow(pull, send));
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn prune_images(
+        &self,
+        request: Request<v1::PruneImagesRequest>,
+    ) -> Result<Response<v1::PruneImagesResponse>, Status> {
+        let dry_run = request.into_inner().dry_run;
+        let pruned = self.images.prune(|| self.in_use(), dry_run).await.map_err(|e| image_error(&e))?;
+        Ok(Response::new(v1::PruneImagesResponse {
+            images: pruned.images.into_iter().map(image).collect(),
+            reclaimed: pruned.reclaimed,
+        }))
+    }
+
     async fn list_images(
         &self,
         _: Request<v1::ListImagesRequest>,
@@ -89,6 +127,51 @@ impl images_server::Images for Images {
         let reference = reference(&request.into_inner().reference)?;
         self.images.remove(&reference, || self.in_use()).await.map_err(|e| image_error(&e))?;
         Ok(Response::new(v1::RemoveImageResponse {}))
+    }
+}
+
+/// Tells how a pull goes, until its end or until nobody listens: then it ends, too.
+async fn follow(mut pull: Pull, send: Sender<Result<v1::PullImageProgress, Status>>) {
+    let (mut told, mut layers) = (0, Vec::new());
+    let done = pull.clone();
+    let done = done.done();
+    tokio::pin!(done);
+    loop {
+        let ended = tokio::select! {
+            () = send.closed() => return,
+            ended = &mut done => Some(ended),
+            () = tokio::time::sleep(REPORT) => None,
+        };
+        let now = pull.progress.borrow_and_update().clone();
+        for message in now.messages.iter().skip(told) {
+            let message = v1::PullImageProgress { message: message.clone(), ..Default::default() };
+            if send.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        told = now.messages.len();
+        let changed = now.layers.iter().filter(|l| !layers.contains(*l)).map(layer).collect::<Vec<_>>();
+        layers = now.layers;
+        if !changed.is_empty() {
+            let message = v1::PullImageProgress { layers: changed, ..Default::default() };
+            if send.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        if let Some(ended) = ended {
+            let last = ended.map(|i| v1::PullImageProgress { image: Some(image(i)), ..Default::default() });
+            let _ = send.send(last.map_err(|e| image_error(&e))).await;
+            return;
+        }
+    }
+}
+
+fn layer(l: &LayerProgress) -> v1::pull_image_progress::Layer {
+    v1::pull_image_progress::Layer {
+        digest: l.digest.clone(),
+        state: l.state.name().to_owned(),
+        done: l.done,
+        total: l.total,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a user asks of this one node, a file per service; here `NodeLocal`: the node and its network.
 
 mod images;
+mod logs;
 mod probes;
 
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::{images::Images, probes::Probes};
+pub(super) use self::{images::Images, logs::Logs, probes::Probes};
 
 use super::config::Layout;
 use crate::{

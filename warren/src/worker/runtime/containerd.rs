@@ -21,6 +21,7 @@ use containerd_client::{
 };
 use prost::Message as _;
 use prost_types::Any;
+use tokio::sync::watch;
 
 use super::{
     RuntimeConfig, SNAPSHOTTER,
@@ -28,12 +29,12 @@ use super::{
     failure::{one_line, start_error},
     files::{STARTED, STARTING, TaskFiles},
     health,
-    image::{ImageStore, ResolvedImage},
+    image::{ImageStore, Registries, ResolvedImage, When},
     remains, rootfs,
     spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
 };
 use crate::{
-    model::{HealthCheck, Task, TaskId},
+    model::{HealthCheck, PullPolicy, RegistryAuth, Task, TaskId},
     worker::executor::{ContainerState, Exit, NetworkNamespace, RunOutput, Runtime, RuntimeError},
 };
 
@@ -67,8 +68,14 @@ impl Containerd {
     /// tokio runtime.
     #[must_use]
     pub fn new(config: RuntimeConfig) -> Self {
+        Self::with_registries(config, Registries::default())
+    }
+
+    /// The same, told of registries.
+    #[must_use]
+    pub fn with_registries(config: RuntimeConfig, registries: Registries) -> Self {
         let client = Client::new(&config.socket, &config.namespace);
-        let images = ImageStore::new(client.clone(), config.import_dir());
+        let images = ImageStore::new(client.clone(), config.import_dir(), registries);
         Self { config, client, images, host: remains::host_limits() }
     }
 
@@ -81,6 +88,11 @@ impl Containerd {
     /// containerd's version; fails when it does not answer.
     pub async fn version(&self) -> Result<String, RuntimeError> {
         Ok(call(SHORT, self.client.version().version(self.client.request(()))).await?.version)
+    }
+
+    /// What the task's registry is told of who asks.
+    fn credentials(&self, _task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
+        Ok(None)
     }
 
     pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
@@ -166,11 +178,17 @@ impl Containerd {
     async fn create_process(&self, task: TaskId, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
         // containerd knows of no process here; what an earlier one left would be in the way.
         let config = self.config.clone();
-        blocking(move || remains::sweep_if_any(&config, task)).await?;
+        let output = blocking(move || {
+            remains::sweep_if_any(&config, task)?;
+            config.logs.address(task)
+        })
+        .await?;
         let r = CreateTaskRequest {
             container_id: task.to_string(),
             rootfs,
             options: Some(self.options()),
+            stdout: output.clone(),
+            stderr: output,
             ..CreateTaskRequest::default()
         };
         let deadline = Instant::now() + UNDOING;
@@ -292,6 +310,33 @@ impl Runtime for Containerd {
         Ok(states)
     }
 
+    async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
+        let (image, spec) = (&task.spec.image, &task.spec);
+        // A container that is made has its image.
+        if self.process(task.id).await?.is_some() || self.marked(task.id, STARTED) {
+            return Ok(());
+        }
+        let when = match spec.pull {
+            PullPolicy::Never => return Ok(()),
+            PullPolicy::Missing if self.images.resolve(image).await?.is_some() => return Ok(()),
+            PullPolicy::Missing => When::Missing,
+            PullPolicy::Always => When::Always,
+        };
+        let credentials = self.credentials(task)?;
+        let mut pull = self.images.pull(image, when, credentials.as_ref());
+        let name = image.familiar();
+        let done = pull.clone();
+        let done = done.done();
+        tokio::pin!(done);
+        loop {
+            tell.send_replace(pull.progress.borrow_and_update().summary(&name));
+            tokio::select! {
+                ended = &mut done => return Ok(ended.map(drop)?),
+                Ok(()) = pull.progress.changed() => {}
+            }
+        }
+    }
+
     async fn prepare(&self, task: &Task, network: &NetworkNamespace) -> Result<(), RuntimeError> {
         let process = self.process(task.id).await?;
         if self.was_botched(task.id, process.as_ref()) {
@@ -301,16 +346,21 @@ impl Runtime for Containerd {
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
         let image = image.ok_or_else(|| {
-            RuntimeError::Fatal(format!(
-                "image {} is not on this node; bring it with `warren image import`",
-                task.spec.image.familiar()
-            ))
+            let name = task.spec.image.familiar();
+            match task.spec.pull {
+                PullPolicy::Never => RuntimeError::Fatal(format!(
+                    "image {name} is not on this node; bring it with `warren image pull` or `warren image import`, or let it be pulled (--pull missing)"
+                )),
+                _ => RuntimeError::Temporary(format!("image {name} was removed again")),
+            }
         })?;
         let mounts = self.snapshot(task.id, &image).await?;
         let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
         let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
         let (dir, check) = (self.config.task_dir(task.id), image.config.healthcheck.clone());
+        let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
         let accounts = blocking(move || {
+            logs.prepare(id, limits)?;
             to_write.write(&hostname, attachment.as_ref())?;
             health::keep(&dir, check.as_ref())?;
             rootfs::accounts(&read)

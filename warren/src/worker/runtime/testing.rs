@@ -1,5 +1,8 @@
 //! Images and tasks for tests: archives written by hand, as the tools that make them do.
 
+pub mod proxy;
+pub mod registry;
+
 use std::{collections::BTreeMap, io::Write};
 
 use sha2::{Digest, Sha256};
@@ -42,6 +45,10 @@ pub struct TestImage {
     pub config: serde_json::Value,
     /// Whether layers are gzipped.
     pub gzip: bool,
+    /// Whether layers are packed with zstd instead.
+    pub zstd: bool,
+    /// Whether media types are Docker's instead of OCI's.
+    pub docker_types: bool,
     layers: Vec<Vec<u8>>,
 }
 
@@ -83,6 +90,8 @@ impl TestImage {
             architecture: architecture.to_owned(),
             config: serde_json::json!({}),
             gzip: false,
+            zstd: false,
+            docker_types: false,
             layers: Vec::new(),
         }
     }
@@ -121,7 +130,11 @@ impl TestImage {
     }
 
     fn packed(&self) -> Vec<Blob> {
-        let pack = |layer: &Vec<u8>| if self.gzip { gzip(layer) } else { layer.clone() };
+        let pack = |layer: &Vec<u8>| match (self.gzip, self.zstd) {
+            (true, _) => gzip(layer),
+            (_, true) => zstd(layer),
+            _ => layer.clone(),
+        };
         self.layers.iter().map(|l| Blob::new(pack(l))).collect()
     }
 
@@ -171,19 +184,36 @@ impl TestImage {
     fn blobs(&self) -> (BTreeMap<String, Vec<u8>>, serde_json::Value) {
         let config = self.configuration();
         let layers = self.packed();
-        let kind = if self.gzip { "+gzip" } else { "" };
-        let kind = format!("application/vnd.oci.image.layer.v1.tar{kind}");
+        let (manifest_type, config_type, layer_type) = if self.docker_types {
+            let kind = if self.gzip { ".gzip" } else { "" };
+            (
+                "application/vnd.docker.distribution.manifest.v2+json",
+                "application/vnd.docker.container.image.v1+json",
+                format!("application/vnd.docker.image.rootfs.diff.tar{kind}"),
+            )
+        } else {
+            let kind = match (self.gzip, self.zstd) {
+                (true, _) => "+gzip",
+                (_, true) => "+zstd",
+                _ => "",
+            };
+            (
+                "application/vnd.oci.image.manifest.v1+json",
+                "application/vnd.oci.image.config.v1+json",
+                format!("application/vnd.oci.image.layer.v1.tar{kind}"),
+            )
+        };
         let manifest = Blob::new(
             serde_json::json!({
                 "schemaVersion": 2,
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
-                "layers": layers.iter().map(|l| l.descriptor(&kind)).collect::<Vec<_>>(),
+                "mediaType": manifest_type,
+                "config": config.descriptor(config_type),
+                "layers": layers.iter().map(|l| l.descriptor(&layer_type)).collect::<Vec<_>>(),
             })
             .to_string()
             .into_bytes(),
         );
-        let mut descriptor = manifest.descriptor("application/vnd.oci.image.manifest.v1+json");
+        let mut descriptor = manifest.descriptor(manifest_type);
         if let Some(name) = &self.name {
             descriptor["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": name });
         }
@@ -256,6 +286,26 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut z = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     z.write_all(bytes).expect("memory");
     z.finish().expect("memory")
+}
+
+/// Packs bytes with the `zstd` program.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut zstd = std::process::Command::new("zstd")
+        .args(["-q", "-c", "-"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("zstd runs: `cargo xtask deps` installs it");
+    let mut stdin = zstd.stdin.take().expect("a pipe");
+    let all = bytes.to_vec();
+    let feed = std::thread::spawn(move || stdin.write_all(&all));
+    let packed = zstd.wait_with_output().expect("zstd ends").stdout;
+    feed.join().expect("no panic").expect("zstd takes it");
+    packed
 }
 
 /// A task number `n` of a service "test".

@@ -12,7 +12,7 @@ use super::{
     step::{Action, Found, Outcome, Step, Trouble},
 };
 use crate::{
-    model::{Task, TaskId, TaskState, Timestamp},
+    model::{Task, TaskId, TaskState, TaskStatus, Timestamp},
     worker::{
         executor::{Exit, Network, NetworkError, Runtime, RuntimeError},
         health::{Board, Prober, Tried},
@@ -20,6 +20,9 @@ use crate::{
         status_log::{Record, StatusLog},
     },
 };
+
+/// Between two reports of how far a task's image is.
+const REPORT: Duration = Duration::from_secs(2);
 
 /// What every runner of a worker shares.
 #[derive(Clone)]
@@ -97,6 +100,18 @@ pub async fn run(
         match step {
             Step::Do(action) => {
                 tracing::debug!(task = %id, ?action, "task step");
+                if let Action::Prepare(_) = action {
+                    match outside.fetch(&machine, &mut orders).await {
+                        Fetched::Done => {}
+                        Fetched::NotWanted => continue,
+                        Fetched::Failed(trouble) => {
+                            tracing::warn!(task = %id, ?trouble, "the image could not be brought");
+                            machine.done(Outcome::Failed(trouble), now());
+                            continue;
+                        }
+                        Fetched::AgentGoes => return,
+                    }
+                }
                 let outcome = outside.perform(machine.task(), action).await.unwrap_or_else(|trouble| {
                     tracing::warn!(task = %id, ?trouble, "task step did not work");
                     Outcome::Failed(trouble)
@@ -170,6 +185,15 @@ pub async fn sweep(task: TaskId, outside: Outside) {
     }
 }
 
+/// What came of bringing what a task needs.
+enum Fetched {
+    Done,
+    /// The task is to be stopped.
+    NotWanted,
+    Failed(Trouble),
+    AgentGoes,
+}
+
 impl Outside {
     /// Begins a try of a task's health check, in a task of its own: whatever else is done for the
     /// container does not keep it waiting.
@@ -179,6 +203,42 @@ impl Outside {
         let pid = machine.status().container?.pid;
         let work = async move { prober.probe(&task, pid, &check).await };
         Some(AbortOnDropHandle::new(tokio::spawn(work)))
+    }
+
+    /// Brings what the task needs from elsewhere. It may take long: how far it is shows in the
+    /// task's status, and it is given up when the task is not wanted any more.
+    async fn fetch(&self, machine: &Machine, orders: &mut watch::Receiver<Orders>) -> Fetched {
+        let task = machine.task();
+        let (tell, told) = watch::channel(String::new());
+        let fetching = self.runtime.fetch(task, tell);
+        tokio::pin!(fetching);
+        let mut report = tokio::time::interval(REPORT);
+        loop {
+            tokio::select! {
+                done = &mut fetching => {
+                    return match done {
+                        Ok(()) => Fetched::Done,
+                        Err(e) => Fetched::Failed(e.into()),
+                    };
+                }
+                changed = orders.changed() => {
+                    if changed.is_err() {
+                        return Fetched::AgentGoes;
+                    }
+                    if orders.borrow().desired > TaskState::Running {
+                        // Seen again by whoever asked.
+                        orders.mark_changed();
+                        return Fetched::NotWanted;
+                    }
+                }
+                _ = report.tick() => {
+                    let message = told.borrow().clone();
+                    if !message.is_empty() {
+                        self.reports.put(task.id, &TaskStatus { message, ..machine.status().clone() });
+                    }
+                }
+            }
+        }
     }
 
     async fn perform(&self, task: &Task, action: Action) -> Result<Outcome, Trouble> {

@@ -1,7 +1,10 @@
 //! Puts an image's parts into containerd and unpacks its layers. All of it happens under a lease:
 //! what is not named by an image when the lease goes is collected.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use containerd_client::{
     services::v1::{
@@ -18,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     ImageError,
     archive::{Archive, Span},
-    read::{self, ImageDocument, Layer, Manifest},
+    read::{self, ImageDocument, Manifest},
 };
 use crate::{
     model::ImageReference,
@@ -32,24 +35,35 @@ const LEASE: &str = "warren-import-";
 const LEASE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const CHUNK: usize = 1 << 20;
 
-/// Stores an image whole and gives it its names.
+/// Makes a lease; what is stored under it stays until it ends, or for a day if nobody ends it.
+pub(super) async fn begin(client: &Client, prefix: &str) -> Result<String, CallError> {
+    let lease = format!("{prefix}{:016x}", rand::random::<u64>());
+    let expire = humantime::format_rfc3339_seconds(SystemTime::now() + LEASE_LIFE).to_string();
+    let labels = [("containerd.io/gc.expire".to_owned(), expire)].into();
+    let r = CreateRequest { id: lease.clone(), labels };
+    call(SHORT, client.leases().create(client.request(r))).await?;
+    Ok(lease)
+}
+
+/// Ends a lease. `sync` waits until what nothing else holds is gone.
+pub(super) async fn end(client: &Client, lease: String, sync: bool) {
+    let r = DeleteRequest { id: lease, sync };
+    if let Err(e) = already(call(LONG, client.leases().delete(client.request(r))).await) {
+        tracing::debug!(error = %e, "a lease stays until it expires");
+    }
+}
+
+/// Stores an image of an archive whole and gives it its names.
 pub(super) async fn store(
     client: &Client,
     archive: &Archive,
     image: &ImageDocument,
     names: &[ImageReference],
 ) -> Result<(), ImageError> {
-    let lease = format!("{LEASE}{:016x}", rand::random::<u64>());
-    let expire = humantime::format_rfc3339_seconds(SystemTime::now() + LEASE_LIFE).to_string();
-    let labels = [("containerd.io/gc.expire".to_owned(), expire)].into();
-    let r = CreateRequest { id: lease.clone(), labels };
-    call(SHORT, client.leases().create(client.request(r))).await?;
+    let lease = begin(client, LEASE).await?;
     let stored = store_leased(client, archive, image, names, &lease).await;
     // After a failure the caller is told when nothing is left; after a success nothing is.
-    let r = DeleteRequest { id: lease, sync: stored.is_err() };
-    if let Err(e) = call(LONG, client.leases().delete(client.request(r))).await {
-        tracing::debug!(error = %e, "the lease of an import stays until it expires");
-    }
+    end(client, lease, stored.is_err()).await;
     stored
 }
 
@@ -60,18 +74,28 @@ async fn store_leased(
     names: &[ImageReference],
     lease: &str,
 ) -> Result<(), ImageError> {
-    for layer in &image.layers {
-        let source = Source::Member(archive.clone(), layer.span);
+    for (layer, span) in image.layers.iter().zip(&image.spans) {
+        let source = Source::Member(archive.clone(), *span);
         write(client, lease, &layer.descriptor.digest, source, Vec::new()).await?;
     }
-    let chain = image.chain_ids();
-    for (number, layer) in image.layers.iter().enumerate() {
-        let parent = number.checked_sub(1).map_or("", |below| chain[below].as_str());
-        unpack(client, lease, number + 1, layer, parent, &chain[number]).await?;
+    for number in 0..image.layers.len() {
+        unpack(client, lease, image, number).await?;
     }
+    name(client, lease, image, names, &Default::default()).await
+}
+
+/// Stores the documents of an image whose layers are unpacked, and gives it its names, with
+/// `labels`.
+pub(super) async fn name(
+    client: &Client,
+    lease: &str,
+    image: &ImageDocument,
+    names: &[ImageReference],
+    labels_of_names: &HashMap<String, String>,
+) -> Result<(), ImageError> {
     // These labels are how containerd's collection finds what an image needs.
     let mut labels = Vec::new();
-    if let Some(top) = chain.last() {
+    if let Some(top) = image.chain_ids().last() {
         labels.push((format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), top.clone()));
     }
     let config = &image.config_descriptor.digest;
@@ -84,6 +108,7 @@ async fn store_leased(
     for name in names {
         let record = Image {
             name: name.to_string(),
+            labels: labels_of_names.clone(),
             target: Some(types::Descriptor {
                 media_type: image.media_type.clone(),
                 digest: image.digest.clone(),
@@ -185,15 +210,18 @@ async fn write(
     }
 }
 
-/// Unpacks a layer above `parent` into the snapshot `chain`, unless that is there.
-async fn unpack(
+/// Unpacks a layer (`number` from 0), whose bytes are in the content store, above those below it,
+/// unless that has been done.
+pub(super) async fn unpack(
     client: &Client,
     lease: &str,
+    image: &ImageDocument,
     number: usize,
-    layer: &Layer,
-    parent: &str,
-    chain: &str,
 ) -> Result<(), ImageError> {
+    let chains = image.chain_ids();
+    let (layer, chain) = (&image.layers[number], chains[number].as_str());
+    let parent = number.checked_sub(1).map_or("", |below| chains[below].as_str());
+    let number = number + 1;
     let snapshotter = SNAPSHOTTER.to_owned();
     // Held first, looked at then: the container or image that has kept it so far may go meanwhile.
     let resource = Resource { id: chain.to_owned(), r#type: format!("snapshots/{SNAPSHOTTER}") };

@@ -1,15 +1,27 @@
-//! Images on this node: brought as archives, unpacked, named, listed, removed.
+//! Images on this node: brought as archives or from registries, unpacked, named, listed, removed.
 
 mod archive;
 mod ingest;
+mod platform;
+mod pull;
 mod read;
+mod registry;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use containerd_client::services::v1::{DeleteImageRequest, GetImageRequest, Image, ListImagesRequest};
 use tokio::io::AsyncRead;
 
-use self::{archive::Archive, read::ImageDocument};
+use self::{archive::Archive, pull::Pulls, read::ImageDocument};
+pub use self::{
+    pull::{LayerProgress, LayerState, Pull, PullProgress, When},
+    registry::{MirrorError, Registries, RegistryError},
+};
 use super::client::{CallError, Client, LONG, SHORT, call, found};
 use super::failure::one_line;
 pub use super::spec::ImageConfig;
@@ -34,7 +46,7 @@ pub enum ImageError {
     #[error("the archive is damaged: {} does not have the digest it is named by; copy or save it again", one_line(.0))]
     Damaged(String),
     /// A part is not understood.
-    #[error("the archive holds an image that can not be read: {}", one_line(.0))]
+    #[error("the image can not be read: {}", one_line(.0))]
     Malformed(String),
     /// It is for other machines.
     #[error("the image is for {}; this node is {want}", one_line(has))]
@@ -72,12 +84,54 @@ pub enum ImageError {
     /// The sender or the disk failed.
     #[error("the archive could not be read: {}", one_line(.0))]
     Io(String),
+    /// Its registry did not give it, or what came is of no use.
+    #[error("cannot pull {image}: {why}")]
+    Pull {
+        /// Its name.
+        image: String,
+        /// Why.
+        why: PullFailure,
+    },
     /// containerd refused.
     #[error("containerd refused: {}", one_line(.0))]
     Refused(String),
     /// containerd does not answer.
     #[error("{0}; try again")]
     Away(String),
+}
+
+/// Why an image could not be pulled.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PullFailure {
+    /// What the registry said or did.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What was wrong with the image, or on this node.
+    #[error(transparent)]
+    Image(Box<ImageError>),
+}
+
+impl From<ImageError> for PullFailure {
+    fn from(e: ImageError) -> Self {
+        Self::Image(Box::new(e))
+    }
+}
+
+impl From<CallError> for PullFailure {
+    fn from(e: CallError) -> Self {
+        ImageError::from(e).into()
+    }
+}
+
+impl PullFailure {
+    /// Whether the same pull may work later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Registry(e) => e.may_pass(),
+            Self::Image(e) => matches!(**e, ImageError::Away(_)),
+        }
+    }
 }
 
 impl From<CallError> for ImageError {
@@ -103,6 +157,7 @@ impl From<ImageError> for RuntimeError {
     fn from(e: ImageError) -> Self {
         match e {
             ImageError::Away(_) => Self::Temporary(e.to_string()),
+            ImageError::Pull { ref why, .. } if why.may_pass() => Self::Temporary(e.to_string()),
             _ => Self::Fatal(e.to_string()),
         }
     }
@@ -134,6 +189,15 @@ pub struct ResolvedImage {
     pub config: ImageConfig,
 }
 
+/// What a pruning removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// The images.
+    pub images: Vec<ImageInfo>,
+    /// Bytes of their configurations and layers, as stored, that no other image has, too.
+    pub reclaimed: u64,
+}
+
 /// An imported image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
@@ -153,11 +217,19 @@ pub struct ImageStore {
     spool: PathBuf,
     /// One change at a time: what one import found present no removal may take away.
     changes: Arc<tokio::sync::Mutex<()>>,
+    registries: Arc<Registries>,
+    pulls: Arc<Pulls>,
 }
 
 impl ImageStore {
-    pub(super) fn new(client: Client, spool: PathBuf) -> Self {
-        Self { client, spool, changes: Arc::default() }
+    pub(super) fn new(client: Client, spool: PathBuf, registries: Registries) -> Self {
+        Self {
+            client,
+            spool,
+            changes: Arc::default(),
+            registries: Arc::new(registries),
+            pulls: Arc::default(),
+        }
     }
 
     /// Brings the images of an archive: OCI layout or `docker save`, as a tar, perhaps gzipped.
@@ -230,21 +302,25 @@ impl ImageStore {
         let images = call(SHORT, self.client.images().list(self.client.request(r))).await?.images;
         let mut list = Vec::new();
         for image in images {
-            let Ok(reference) = image.name.parse() else { continue };
-            let digest = target(&image);
-            let Some(manifest) = ingest::read_manifest(&self.client, &digest).await? else { continue };
-            let at = image.created_at.unwrap_or_default();
-            let millis = at.seconds.saturating_mul(1000).saturating_add(i64::from(at.nanos) / 1_000_000);
-            list.push(ImageInfo {
-                reference,
-                digest,
-                size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
-                id: manifest.config.digest,
-                created_at: Timestamp(u64::try_from(millis).unwrap_or_default()),
-            });
+            list.extend(self.info(image).await?);
         }
         list.sort_by(|a, b| a.reference.cmp(&b.reference));
         Ok(list)
+    }
+
+    async fn info(&self, image: Image) -> Result<Option<ImageInfo>, ImageError> {
+        let Ok(reference) = image.name.parse() else { return Ok(None) };
+        let digest = target(&image);
+        let Some(manifest) = ingest::read_manifest(&self.client, &digest).await? else { return Ok(None) };
+        let at = image.created_at.unwrap_or_default();
+        let millis = at.seconds.saturating_mul(1000).saturating_add(i64::from(at.nanos) / 1_000_000);
+        Ok(Some(ImageInfo {
+            reference,
+            digest,
+            size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
+            id: manifest.config.digest,
+            created_at: Timestamp(u64::try_from(millis).unwrap_or_default()),
+        }))
     }
 
     /// Removes a name, and the image when it was its last. Refused while `in_use` names it, which
@@ -263,7 +339,56 @@ impl ImageStore {
             return Err(ImageError::InUse(reference.familiar()));
         }
         // Synchronous: layers and content are gone from the disk when it returns.
-        let r = DeleteImageRequest { name, sync: true, target: None };
+        self.delete(reference, true).await
+    }
+
+    /// Removes every image that `in_use` does not name, and what pulls have left that were cut
+    /// off; with `dry_run` only says which.
+    pub async fn prune(
+        &self,
+        in_use: impl FnOnce() -> BTreeSet<ImageReference> + Send,
+        dry_run: bool,
+    ) -> Result<Pruned, ImageError> {
+        let _changes = self.changes.lock().await;
+        let all = self.list().await?;
+        let in_use = in_use();
+        let (kept, images): (Vec<_>, Vec<_>) = all.into_iter().partition(|i| in_use.contains(&i.reference));
+        let mut shared: BTreeSet<String> = BTreeSet::new();
+        for image in &kept {
+            shared.extend(self.parts(image).await?.into_keys());
+        }
+        let mut going = BTreeMap::new();
+        for image in &images {
+            going.extend(self.parts(image).await?.into_iter().filter(|(part, _)| !shared.contains(part)));
+        }
+        if !dry_run {
+            for image in &images {
+                self.delete(&image.reference, false).await?;
+            }
+            self.forget_pulls(Duration::ZERO).await?;
+            self.collect().await?;
+        }
+        Ok(Pruned { images, reclaimed: going.into_values().sum() })
+    }
+
+    /// Sizes of configuration and layers, by digest.
+    async fn parts(&self, image: &ImageInfo) -> Result<BTreeMap<String, u64>, ImageError> {
+        let Some(manifest) = ingest::read_manifest(&self.client, &image.digest).await? else {
+            return Ok(BTreeMap::new());
+        };
+        Ok(manifest.layers.into_iter().chain([manifest.config]).map(|d| (d.digest, d.size)).collect())
+    }
+
+    /// Waits until what nothing holds is gone from the disk.
+    async fn collect(&self) -> Result<(), ImageError> {
+        // The end of any lease can be waited for so.
+        let lease = ingest::begin(&self.client, "warren-collect-").await?;
+        ingest::end(&self.client, lease, true).await;
+        Ok(())
+    }
+
+    async fn delete(&self, reference: &ImageReference, sync: bool) -> Result<(), ImageError> {
+        let r = DeleteImageRequest { name: reference.to_string(), sync, target: None };
         match call(LONG, self.client.images().delete(self.client.request(r))).await {
             Err(CallError::NotFound(_)) => Err(ImageError::NotFound(reference.familiar())),
             other => Ok(other?),
@@ -290,7 +415,8 @@ impl ImageStore {
     /// first import of a process.
     pub async fn sweep(&self) -> Result<(), ImageError> {
         let _changes = self.changes.lock().await;
-        ingest::sweep(&self.client).await
+        ingest::sweep(&self.client).await?;
+        self.sweep_pulls().await
     }
 }
 

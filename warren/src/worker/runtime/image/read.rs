@@ -1,4 +1,4 @@
-//! What an archive's documents say: which images it holds, for whom, of which parts.
+//! What the documents of images say: which images an archive holds, for whom, of which parts.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     ImageConfig, ImageError,
     archive::{Archive, Span, compression},
+    platform::Platform,
 };
 use crate::model::ImageReference;
 
@@ -18,7 +19,7 @@ const INDEXES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 const MANIFESTS: [&str; 2] = [OCI_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"];
 /// Indexes may name indexes, but not without end.
-const DEPTH: usize = 3;
+pub(super) const DEPTH: usize = 3;
 
 /// A reference to a part by its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,23 +30,34 @@ pub(super) struct Descriptor {
     pub(super) digest: String,
     pub(super) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    platform: Option<Platform>,
+    pub(super) platform: Option<Platform>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     annotations: Option<std::collections::BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    variant: Option<String>,
-}
-
+/// A list of images, one for each kind of machine.
 #[derive(Debug, Deserialize)]
-struct Index {
+pub(super) struct Index {
     #[serde(default)]
     manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    /// What this machine runs, the best first; those that do not say for whom they are come last.
+    pub(super) fn fitting(&self) -> Vec<&Descriptor> {
+        let own = Platform::own();
+        let rank = |d: &Descriptor| d.platform.as_ref().map_or(Some(u32::MAX), |p| own.fit(p));
+        let mut list: Vec<_> = self.manifests.iter().filter_map(|d| Some((rank(d)?, d))).collect();
+        list.sort_by_key(|(rank, _)| *rank);
+        list.into_iter().map(|(_, d)| d).collect()
+    }
+
+    /// The machines it has images for, as words.
+    pub(super) fn platforms(&self) -> BTreeSet<String> {
+        let all = self.manifests.iter().filter_map(|d| d.platform.as_ref());
+        // Attestations are listed as for an unknown machine.
+        all.filter(|p| p.os != "unknown").map(ToString::to_string).collect()
+    }
 }
 
 /// An image's manifest.
@@ -101,18 +113,49 @@ pub(super) struct ImageDocument {
     pub(super) config_descriptor: Descriptor,
     /// In order, the lowest first.
     pub(super) layers: Vec<Layer>,
+    /// Where each layer is in an archive; empty for an image of a registry.
+    pub(super) spans: Vec<Span>,
     names: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub(super) descriptor: Descriptor,
-    pub(super) span: Span,
     /// Digest of the unpacked layer.
     pub(super) diff_id: String,
 }
 
 impl ImageDocument {
+    /// An image of a registry, of its documents.
+    pub(super) fn pulled(
+        digest: String,
+        media_type: String,
+        manifest: Vec<u8>,
+        config: Vec<u8>,
+    ) -> Result<Self, ImageError> {
+        let parsed = parse_manifest(&manifest)?;
+        let configuration = parse_config(&config)?;
+        let mut other = BTreeSet::new();
+        if !is_ours(&configuration, &mut other) {
+            let has = other.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(ImageError::Platform { has, want: Platform::own().to_string() });
+        }
+        let diff_ids = configuration.rootfs.diff_ids;
+        same_count(diff_ids.len(), parsed.layers.len())?;
+        let layers = parsed.layers.into_iter().zip(diff_ids);
+        let layers = layers.map(|(descriptor, diff_id)| Layer { descriptor, diff_id });
+        Ok(Self {
+            digest,
+            media_type,
+            manifest,
+            config,
+            config_descriptor: parsed.config,
+            layers: layers.collect(),
+            spans: Vec::new(),
+            names: Vec::new(),
+        })
+    }
+
     /// What the archive calls it.
     pub(super) fn names(&self) -> Result<Vec<ImageReference>, ImageError> {
         if self.names.is_empty() {
@@ -147,23 +190,28 @@ pub(super) fn parse_manifest(bytes: &[u8]) -> Result<Manifest, ImageError> {
     parse("its manifest", bytes)
 }
 
+pub(super) fn parse_index(bytes: &[u8]) -> Result<Index, ImageError> {
+    parse("its index", bytes)
+}
+
+/// What a document is: what it says of itself, else what its sender said.
+pub(super) fn media_type(bytes: &[u8], said: &str) -> Result<String, ImageError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        #[serde(default)]
+        media_type: String,
+    }
+    let typed: Typed = parse("its manifest", bytes)?;
+    Ok(if typed.media_type.is_empty() { said.to_owned() } else { typed.media_type })
+}
+
 pub(super) fn parse_config(bytes: &[u8]) -> Result<Configuration, ImageError> {
     parse("its configuration", bytes)
 }
 
 fn parse<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> Result<T, ImageError> {
     serde_json::from_slice(bytes).map_err(|e| ImageError::Malformed(format!("{what}: {e}")))
-}
-
-/// This machine, as images name it.
-fn own_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-        other => other,
-    }
 }
 
 /// All images of the archive that are for this machine.
@@ -194,7 +242,7 @@ pub(super) fn images(archive: &Archive) -> Result<Vec<ImageDocument>, ImageError
         return Err(ImageError::NotAnArchive("neither index.json nor manifest.json is in it".to_owned()));
     }
     if found.is_empty() {
-        let want = format!("linux/{}", own_architecture());
+        let want = Platform::own().to_string();
         if other.is_empty() {
             return Err(ImageError::NotAnArchive("it holds no image".to_owned()));
         }
@@ -212,6 +260,16 @@ fn names_of(descriptor: &Descriptor) -> Vec<String> {
     whole.or(name).into_iter().collect()
 }
 
+/// Whether it lists images.
+pub(super) fn is_index(media_type: &str) -> bool {
+    INDEXES.contains(&media_type)
+}
+
+/// Whether it is an image's manifest.
+pub(super) fn is_manifest(media_type: &str) -> bool {
+    MANIFESTS.contains(&media_type)
+}
+
 /// Follows a descriptor of an index to this machine's image.
 fn select(
     archive: &Archive,
@@ -222,30 +280,34 @@ fn select(
     other: &mut BTreeSet<String>,
 ) -> Result<(), ImageError> {
     if let Some(p) = &descriptor.platform
-        && (p.os != "linux" || p.architecture != own_architecture())
+        && Platform::own().fit(p).is_none()
     {
         // Attestations are listed as for an unknown machine.
         if p.os != "unknown" {
-            other.insert(format!("{}/{}", p.os, p.architecture));
+            other.insert(p.to_string());
         }
         return Ok(());
     }
-    if INDEXES.contains(&descriptor.media_type.as_str()) {
+    if is_index(&descriptor.media_type) {
         if depth == 0 {
             return Err(ImageError::Malformed("its indexes are nested too deeply".to_owned()));
         }
         let index: Index = parse("an index", &blob(archive, descriptor)?)?;
         let before = found.len();
-        for inner in &index.manifests {
+        let fitting = index.fitting();
+        if fitting.is_empty() {
+            other.extend(index.platforms());
+        }
+        for inner in fitting {
             select(archive, inner, names, depth - 1, found, other)?;
-            // One image per name: an index lists the better fitting variant first.
+            // One image per name: the best.
             if found.len() > before {
                 break;
             }
         }
         return Ok(());
     }
-    if !MANIFESTS.contains(&descriptor.media_type.as_str()) {
+    if !is_manifest(&descriptor.media_type) {
         return Ok(());
     }
     let bytes = blob(archive, descriptor)?;
@@ -257,13 +319,14 @@ fn select(
     }
     let diff_ids = &configuration.rootfs.diff_ids;
     same_count(diff_ids.len(), manifest.layers.len())?;
-    let mut layers = Vec::new();
+    let (mut layers, mut spans) = (Vec::new(), Vec::new());
     for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
         let span = find(archive, layer)?;
         if archive.digest(span)? != layer.digest {
             return Err(ImageError::Damaged(layer.digest.clone()));
         }
-        layers.push(Layer { descriptor: layer.clone(), span, diff_id: diff_id.clone() });
+        layers.push(Layer { descriptor: layer.clone(), diff_id: diff_id.clone() });
+        spans.push(span);
     }
     found.push(ImageDocument {
         digest: descriptor.digest.clone(),
@@ -272,6 +335,7 @@ fn select(
         config,
         config_descriptor: manifest.config,
         layers,
+        spans,
         names: names.to_vec(),
     });
     Ok(())
@@ -279,7 +343,7 @@ fn select(
 
 fn is_ours(config: &Configuration, other: &mut BTreeSet<String>) -> bool {
     let ours = (config.os.is_empty() || config.os == "linux")
-        && (config.architecture.is_empty() || config.architecture == own_architecture());
+        && (config.architecture.is_empty() || config.architecture == Platform::own().architecture);
     if !ours {
         other.insert(format!("{}/{}", config.os, config.architecture));
     }
@@ -336,7 +400,7 @@ fn legacy(
     let paths = entry.layers.clone().unwrap_or_default();
     let diff_ids = configuration.rootfs.diff_ids;
     same_count(diff_ids.len(), paths.len())?;
-    let mut layers = Vec::new();
+    let (mut layers, mut spans) = (Vec::new(), Vec::new());
     for (path, diff_id) in paths.iter().zip(diff_ids) {
         let span = archive.member(path).ok_or_else(|| missing(path))?;
         let packed = compression(archive, span)?;
@@ -347,7 +411,8 @@ fn legacy(
         }
         let media_type = format!("{OCI_LAYER}{packed}");
         let descriptor = Descriptor { media_type, digest, size: span.len, platform: None, annotations: None };
-        layers.push(Layer { descriptor, span, diff_id });
+        layers.push(Layer { descriptor, diff_id });
+        spans.push(span);
     }
     let config_descriptor = Descriptor {
         media_type: OCI_CONFIG.to_owned(),
@@ -370,6 +435,7 @@ fn legacy(
         config,
         config_descriptor,
         layers,
+        spans,
         names: entry.repo_tags.clone().unwrap_or_default(),
     }))
 }

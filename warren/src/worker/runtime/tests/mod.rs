@@ -4,4 +4,5 @@ mod exec;
 mod fixture;
 mod images;
 mod life;
+mod pull;
 mod supervision;

@@ -1,0 +1,63 @@
+//! Every layout, byte by byte and in both families: what is pinned on a node was written by another
+//! build, and `bpftool` users read it by these offsets.
+
+use super::*;
+
+type V4 = [u8; 4];
+type V6 = [u8; 16];
+
+/// Checks the size of a struct, that these are all its fields, and where they lie.
+macro_rules! lies {
+    ($of:ty, $size:expr, $($field:ident $offset:expr),+) => {{
+        let name = stringify!($of);
+        assert_eq!(size_of::<$of>(), $size, "size of {name}");
+        $(assert_eq!(core::mem::offset_of!($of, $field), $offset, "{name}, {}", stringify!($field));)+
+        assert_ne!(<$of>::HASH, 0, "evaluated: it refuses hidden padding");
+        // Exhaustive: a new field must be named here.
+        type Whole = $of;
+        let Whole { $($field: _),+ } = Whole::default();
+    }};
+}
+
+#[test]
+fn of_one_family() {
+    lies!(Config, 48, netns_cookie 0, flags 8, hairpin 12, half_open 16, established 20, closing 24,
+        closed 28, udp_one_way 32, udp_both_ways 36, icmp 40, masquerade_first 44, masquerade_last 46);
+    lies!(Schema, 16, magic 0, version 4, abi_hash 8);
+    lies!(BackendRef, 8, id 0, generation 4);
+    lies!(Backend, 40, generation 0, ifindex 4, node 8, address 12, address6 16, mac 32, state 38, flags 39);
+    lies!(Local, 4, ifindex 0);
+    lies!(Forward, 16, backend 0, backend_port 8, client_port 10, flags 12, pad 13);
+    lies!(Service, 28 + size_of::<ServicePad>(), id 0, generation 4, single 8, table 16, table_size 20,
+        target 24, flags 26, pad 28);
+}
+
+#[test]
+fn of_ipv4() {
+    lies!(ServiceKey<V4>, 8, address 0, port 4, protocol 6, pad 7);
+    lies!(Route<V4>, 16, ifindex 0, source 4, flags 8, mtu 12);
+    lies!(FlowKey<V4>, 16, client 0, backend 4, client_port 8, backend_port 10, protocol 12, pad 13);
+    lies!(Flow<V4>, 48, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 28,
+        published_port 32, client_port 34, state 36, flags 37, mtu 38, expected 40, pad 44);
+    lies!(ForwardKey<V4>, 16, client 0, published 4, client_port 8, published_port 10, protocol 12, pad 13);
+    lies!(ReturnKey<V4>, 16, remote 0, local 4, remote_port 8, local_port 10, protocol 12, pad 13);
+    lies!(Return<V4>, 24, last_seen 0, backend 8, container 16, container_port 20, state 22, flags 23, pad 24);
+    lies!(EgressKey<V4>, 16, container 0, remote 4, container_port 8, remote_port 10, protocol 12, pad 13);
+    lies!(Egress<V4>, 8, local 0, local_port 4, pad 6);
+    lies!(SocketPeer<V4>, 12, address 0, port 4, backend_port 6, backend_address 8);
+}
+
+#[test]
+fn of_ipv6() {
+    lies!(ServiceKey<V6>, 20, address 0, port 16, protocol 18, pad 19);
+    lies!(Route<V6>, 28, ifindex 0, source 4, flags 20, mtu 24);
+    lies!(FlowKey<V6>, 40, client 0, backend 16, client_port 32, backend_port 34, protocol 36, pad 37);
+    lies!(Flow<V6>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
+        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, pad 68);
+    lies!(ForwardKey<V6>, 40, client 0, published 16, client_port 32, published_port 34, protocol 36, pad 37);
+    lies!(ReturnKey<V6>, 40, remote 0, local 16, remote_port 32, local_port 34, protocol 36, pad 37);
+    lies!(Return<V6>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);
+    lies!(EgressKey<V6>, 40, container 0, remote 16, container_port 32, remote_port 34, protocol 36, pad 37);
+    lies!(Egress<V6>, 20, local 0, local_port 16, pad 18);
+    lies!(SocketPeer<V6>, 36, address 0, port 16, backend_port 18, backend_address 20);
+}

@@ -1,0 +1,118 @@
+//! The rules of what users write: everything that can be known without a node. One place, used by
+//! the command line before it asks and by the API before it stores.
+//!
+//! A rule is a function over the spec; [`service`] is all of them. What is wrong is one sentence
+//! that names the flag and says how to mend it.
+
+mod health;
+mod mounts;
+mod pool;
+mod process;
+mod resources;
+mod security;
+#[cfg(test)]
+mod tests;
+
+pub use mounts::volume_name;
+pub use pool::{pool, pool6};
+pub use process::env_entry;
+
+use std::path::{Component, Path};
+
+use super::{NetworkMode, PortSpec, ServiceSpec};
+
+/// Most replicas one service may ask for.
+pub const MAX_REPLICAS: u32 = 10_000;
+
+/// What is wrong with a spec, in one sentence that says how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+fn no(why: impl Into<String>) -> Result<(), Invalid> {
+    Err(Invalid(why.into()))
+}
+
+/// A service name is a DNS label: 1 to 63 lower-case letters, digits and `-`, beginning with a
+/// letter or digit and ending with one.
+///
+/// # Errors
+/// Says what a name may be.
+pub fn service_name(name: &str) -> Result<(), Invalid> {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = name.as_bytes();
+    let valid = !bytes.is_empty()
+        && bytes.len() <= 63
+        && ok(bytes[0])
+        && ok(bytes[bytes.len() - 1])
+        && bytes.iter().all(|&b| ok(b) || b == b'-');
+    if valid {
+        return Ok(());
+    }
+    no(format!(
+        "bad service name \"{name}\": use 1 to 63 lower-case letters, digits and dashes, beginning and ending with a letter or digit"
+    ))
+}
+
+/// Every rule a spec must meet by itself, whatever else is in the cluster.
+///
+/// # Errors
+/// The first rule broken.
+pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
+    service_name(&spec.name)?;
+    if spec.replicas > MAX_REPLICAS {
+        return no(format!(
+            "{} replicas are too many: a service may have up to {MAX_REPLICAS}",
+            spec.replicas
+        ));
+    }
+    process::labels("--label", &spec.labels)?;
+    process::task(&spec.task)?;
+    mounts::task(&spec.task)?;
+    security::task(&spec.task)?;
+    resources::task(&spec.task)?;
+    health::check(&spec.task.health)?;
+    ports(spec)
+}
+
+fn ports(spec: &ServiceSpec) -> Result<(), Invalid> {
+    let publish: &[PortSpec] = &spec.publish;
+    for (i, p) in publish.iter().enumerate() {
+        if p.published == 0 || p.target == 0 {
+            return no(format!("bad port {p}: ports are 1 to 65535"));
+        }
+        if let Some(q) = publish[..i].iter().find(|q| p.conflicts(q)) {
+            return no(format!("port {p} is already published as {q} by this service: leave one away"));
+        }
+    }
+    let network = match spec.task.network {
+        NetworkMode::Cluster => return Ok(()),
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+    };
+    match publish.first() {
+        Some(p) => no(format!(
+            "--publish {p} is not possible with --network {network}: {}",
+            match spec.task.network {
+                NetworkMode::Host => "the container's own ports are the node's already; leave --publish away",
+                _ => "nothing can reach the container; leave one of them away",
+            }
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A path that means the same wherever it is said: absolute, without `..`.
+fn absolute(flag: &str, path: &Path) -> Result<(), Invalid> {
+    let text = path.display();
+    if !path.is_absolute() {
+        return no(format!("bad path \"{text}\" in {flag}: write it from the root, beginning with /"));
+    }
+    if path.components().any(|c| c == Component::ParentDir) {
+        return no(format!("bad path \"{text}\" in {flag}: leave the .. away"));
+    }
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return no(format!("bad path in {flag}: remove the NUL character"));
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! The log writer on disk, and how containerd is told to start it.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::LogLimits;
+
+/// The program, as `build.rs` built it.
+const BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/log-writer"));
+/// What its file's name begins with; a digest follows.
+const NAME: &str = "log-writer-";
+
+/// The log writer, ready to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(PathBuf);
+
+impl Program {
+    /// Puts it into `dir` unless it is there, and removes those of other versions: a process that
+    /// runs keeps its own. The file of a version never changes, so that it does not matter how the
+    /// one binary itself is replaced.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn install(dir: &Path) -> io::Result<Self> {
+        // Two at once would write the same file.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        fs::create_dir_all(dir)?;
+        let path = dir.join(format!("{NAME}{}", &hex::encode(Sha256::digest(BYTES))[..16]));
+        if fs::read(&path).ok().as_deref() != Some(BYTES) {
+            let aside = dir.join(format!("{NAME}new"));
+            let _ = fs::remove_file(&aside);
+            fs::write(&aside, BYTES)?;
+            fs::set_permissions(&aside, fs::Permissions::from_mode(0o755))?;
+            fs::rename(&aside, &path)?;
+        }
+        for entry in fs::read_dir(dir)?.flatten() {
+            let ours = entry.file_name().to_str().is_some_and(|n| n.starts_with(NAME));
+            if ours && entry.path() != path {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(Self(path))
+    }
+
+    /// The address of a container's output for containerd: its shim starts the program with the
+    /// words of the query, in pairs and any order.
+    #[must_use]
+    pub fn uri(&self, dir: &Path, limits: LogLimits) -> String {
+        format!(
+            "binary://{}?dir={}&max-files={}&max-size={}",
+            escaped(&self.0),
+            escaped(dir),
+            limits.max_files,
+            limits.max_size
+        )
+    }
+}
+
+/// A path as a URI takes it.
+fn escaped(path: &Path) -> String {
+    let mut text = String::new();
+    for &b in path.as_os_str().as_encoded_bytes() {
+        match b {
+            b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => text.push(b.into()),
+            _ => text.push_str(&format!("%{b:02X}")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_survives_any_path() {
+        let program = Program("/var/lib/war ren/log-writer-1".into());
+        assert_eq!(
+            program.uri(Path::new("/data/a&b=c?ü"), LogLimits { max_size: 7, max_files: 2 }),
+            "binary:///var/lib/war%20ren/log-writer-1?dir=/data/a%26b%3Dc%3F%C3%BC&max-files=2&max-size=7"
+        );
+    }
+
+    #[test]
+    fn only_this_version_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("log-writer-0123"), b"old").unwrap();
+        fs::write(dir.path().join("other"), b"not ours").unwrap();
+        let program = Program::install(dir.path()).unwrap();
+        fs::write(&program.0, b"half").unwrap();
+        assert_eq!(Program::install(dir.path()).unwrap(), program);
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), 2, "{names:?}");
+        // It runs, and says what it is.
+        let ended = std::process::Command::new(&program.0).output().unwrap();
+        assert_eq!(ended.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("not by hand"));
+    }
+}

@@ -1,0 +1,164 @@
+use std::{fs, io::Write as _};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::worker::logs::writer::{
+    files::{Files, Limits},
+    record::{Head, records},
+};
+
+const FOREVER: Limits = Limits { max_size: 500, max_files: 1_000_000 };
+
+fn all(dir: &Path, query: Query) -> Vec<Line> {
+    let mut reader = Reader::open(dir, query, false).unwrap();
+    let mut lines = Vec::new();
+    while reader.step(&mut lines).unwrap() == Step::More {}
+    reader.finish(&mut lines);
+    lines
+}
+
+fn texts(lines: &[Line]) -> Vec<String> {
+    lines.iter().map(|l| String::from_utf8_lossy(&l.data).into_owned()).collect()
+}
+
+/// Writes pieces as the writer does: each at the next nanosecond, unfinished lines now and then.
+fn write(dir: &Path, limits: Limits, pieces: &[(Stream, Vec<u8>, bool)]) {
+    let mut files = Files::new(dir, limits);
+    let mut held = [Vec::new(), Vec::new()];
+    let mut at = 0;
+    for (stream, piece, flush) in pieces {
+        at += 1;
+        let held = &mut held[*stream as usize];
+        held.extend_from_slice(piece);
+        let done = records(held, &mut Head::new(at, *stream), *flush, &mut files);
+        held.drain(..done);
+        files.flush();
+    }
+    for (stream, held) in [Stream::Stdout, Stream::Stderr].into_iter().zip(held) {
+        at += 1;
+        records(&held, &mut Head::new(at, stream), true, &mut files);
+    }
+    files.flush();
+}
+
+fn line(stream: Stream, text: &str) -> (Stream, Vec<u8>, bool) {
+    (stream, text.as_bytes().to_vec(), false)
+}
+
+#[test]
+fn each_part_of_a_query_has_its_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(all(dir.path(), Query::default()), [], "nothing was written");
+    use Stream::{Stderr, Stdout};
+    write(
+        dir.path(),
+        FOREVER,
+        &[line(Stdout, "one\n"), line(Stderr, "two\n"), line(Stdout, "three\nfo"), line(Stdout, "ur\nfive")],
+    );
+    let ask = |query: Query| texts(&all(dir.path(), query));
+    assert_eq!(ask(Query::default()), ["one\n", "two\n", "three\n", "four\n", "five"]);
+    assert_eq!(ask(Query { tail: Some(2), ..Query::default() }), ["four\n", "five"]);
+    assert_eq!(ask(Query { tail: Some(0), ..Query::default() }), [""; 0]);
+    assert_eq!(ask(Query { stream: Some(Stderr), ..Query::default() }), ["two\n"]);
+    assert_eq!(ask(Query { since_ns: Some(2), until_ns: Some(4), ..Query::default() }), ["two\n", "three\n"]);
+    let pattern = Some(Regex::new("^f.*r$").unwrap());
+    assert_eq!(ask(Query { pattern: pattern.clone(), ..Query::default() }), ["four\n"]);
+    assert_eq!(ask(Query { pattern, tail: Some(7), ..Query::default() }), ["four\n"]);
+}
+
+#[test]
+fn damage_costs_no_more_than_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), FOREVER, &[line(Stream::Stdout, "one\n")]);
+    let first = dir.path().join(name(1));
+    let mut file = File::options().append(true).open(&first).unwrap();
+    file.write_all(&vec![0; 300_000]).unwrap();
+    file.write_all(b"\n2016-10-06T00:17:09.669794202Z stdout F lost and found\n2016-10-06T00:17:0").unwrap();
+    write(dir.path(), FOREVER, &[line(Stream::Stdout, "two\n")]);
+    fs::write(dir.path().join("limits"), b"1 2\n").unwrap();
+    assert_eq!(texts(&all(dir.path(), Query::default())), ["one\n", "lost and found\n", "two\n"]);
+    for (tail, text) in [(1, "two\n"), (2, "lost and found\n"), (3, "one\n")] {
+        assert_eq!(texts(&all(dir.path(), Query { tail: Some(tail), ..Query::default() }))[0], text);
+    }
+}
+
+#[test]
+fn a_very_long_line_comes_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(3 * LINE / 2);
+    write(dir.path(), FOREVER, &[line(Stream::Stderr, &format!("{long}\nshort\n"))]);
+    let lines = all(dir.path(), Query::default());
+    assert!(lines.len() == 3 && lines.iter().all(|l| l.data.len() <= LINE + RECORD));
+    assert_eq!(texts(&lines).concat(), format!("{long}\nshort\n"));
+    assert_eq!(texts(&all(dir.path(), Query { tail: Some(1), ..Query::default() })), ["short\n"]);
+}
+
+#[test]
+fn a_reader_outlives_the_file_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { max_size: 60, max_files: 2 };
+    let mut files = Files::new(dir.path(), limits);
+    let mut put = |text: &str| {
+        records(text.as_bytes(), &mut Head::new(1, Stream::Stdout), false, &mut files);
+        files.flush();
+    };
+    put("one\n");
+    let mut reader = Reader::open(dir.path(), Query::default(), true).unwrap();
+    let mut lines = Vec::new();
+    let mut read = |lines: &mut Vec<Line>| {
+        while reader.step(lines).unwrap() == Step::More {}
+        texts(&std::mem::take(lines))
+    };
+    assert_eq!(read(&mut lines), ["one\n"]);
+    put("two\n");
+    put("three\n"); // the first is removed
+    assert_eq!(read(&mut lines), ["two\n", "three\n"]);
+    put("four\n");
+    put("five\n");
+    put("six\n"); // the one being read and the one after it
+    let late = read(&mut lines);
+    assert!(late[0].contains("removed before it could be read"), "{late:?}");
+    assert_eq!(late[1..], ["five\n", "six\n"]);
+}
+
+fn pieces() -> impl Strategy<Value = Vec<(Stream, Vec<u8>, bool)>> {
+    let stream = prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)];
+    let bytes = prop::collection::vec(prop_oneof![3 => any::<u8>(), 1 => Just(b'\n')], 0..40);
+    let piece = (stream, bytes, prop_oneof![9 => Just(1), 1 => Just(1000usize)], any::<bool>());
+    prop::collection::vec(piece.prop_map(|(s, b, n, f)| (s, b.repeat(n), f)), 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_was_written_is_read(pieces in pieces(), max_size in 1..3000u64) {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), Limits { max_size, ..FOREVER }, &pieces);
+        let lines = all(dir.path(), Query::default());
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let written: Vec<u8> = pieces.iter().filter(|p| p.0 == stream).flat_map(|p| p.1.clone()).collect();
+            let read: Vec<u8> = lines.iter().filter(|l| l.stream == stream).flat_map(|l| l.data.clone()).collect();
+            prop_assert_eq!(read, written);
+        }
+    }
+
+    #[test]
+    fn a_query_is_a_filter(
+        pieces in pieces(), max_size in 1..3000u64, tail in prop::option::of(0..30u64),
+        stream in prop::option::of(prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)]),
+        since_ns in prop::option::of(0..60i64), grep in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), Limits { max_size, ..FOREVER }, &pieces);
+        let pattern = grep.then(|| Regex::new("(?-u)[A-Z]").unwrap());
+        let query = Query { tail, since_ns, stream, pattern, ..Query::default() };
+        let mut expected = all(dir.path(), Query::default());
+        expected.retain(|l| query.wants_stream(l.stream) && wants(&query, l));
+        if let Some(tail) = tail {
+            expected.drain(..expected.len().saturating_sub(usize::try_from(tail).unwrap()));
+        }
+        prop_assert_eq!(texts(&all(dir.path(), query)), texts(&expected));
+    }
+}
