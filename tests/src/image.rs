@@ -27,6 +27,8 @@ pub struct Image {
     pub workdir: String,
     /// User, `NAME`, `UID` or `UID:GID`.
     pub user: String,
+    /// `HEALTHCHECK`, as images have it; null for none.
+    pub healthcheck: Value,
 }
 
 impl Image {
@@ -40,6 +42,7 @@ impl Image {
             env: vec!["PATH=/".into()],
             workdir: String::new(),
             user: String::new(),
+            healthcheck: Value::Null,
         }
     }
 }
@@ -136,6 +139,7 @@ fn config(image: &Image, layer: &[u8]) -> Value {
             "Env": image.env,
             "WorkingDir": image.workdir,
             "User": image.user,
+            "Healthcheck": image.healthcheck,
         },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))] },
         "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "warren tests" }],
