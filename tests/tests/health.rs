@@ -220,7 +220,8 @@ fn killing_the_agent_keeps_healthy_tasks_served() -> Result<()> {
     }
     eventually("probed by the new agent", SOON, || {
         let all = tasks(&site, "web")?;
-        let probed = |t: &Value| t["health"] == "healthy" && t["probes"].as_array().is_some_and(|p| !p.is_empty());
+        let probed =
+            |t: &Value| t["health"] == "healthy" && t["probes"].as_array().is_some_and(|p| !p.is_empty());
         if all.iter().all(probed) { Ok(()) } else { bail!("{all:?}") }
     })?;
     ensure!(site.node.running("web")? == before, "the same containers");

@@ -14,5 +14,6 @@ pub mod observability;
 pub mod proto;
 pub mod raft;
 pub mod rpc;
+pub mod seal;
 pub mod store;
 pub mod worker;

@@ -19,7 +19,7 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -32,7 +32,11 @@ static SICK: AtomicBool = AtomicBool::new(false);
 
 /// Serves until it is killed.
 pub fn serve(port: u16) -> Outcome {
-    let listener = listen(port)?;
+    serve_on(&listen(port)?)
+}
+
+/// The same on a socket that listens.
+pub fn serve_on(listener: &TcpListener) -> Outcome {
     for stream in listener.incoming() {
         // A full descriptor table must not turn into a busy loop.
         let Ok(stream) = stream else {

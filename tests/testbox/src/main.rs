@@ -7,6 +7,7 @@ mod client;
 mod http;
 mod load;
 mod serve;
+mod stdio;
 mod sys;
 
 use std::{env, process::exit};
@@ -15,6 +16,10 @@ const USAGE: &str = "testbox: commands:
   http [PORT]                    HTTP server that tells what it sees (default port 80)
   tcp-echo [PORT]                sends every byte back (default 7)
   udp-echo [PORT]                sends every datagram back (default 7)
+  echo                           standard input, back on standard output
+  size [TIMES]                   rows and columns of its terminal, now and after each change
+  busy SECONDS                   uses a processor
+  http-local PORT                the HTTP server, on 127.0.0.1 only
   sleep [SECONDS]                does nothing (default: for ever); ends on SIGTERM
   exit STATUS [AFTER_MS]         ends with a status
   ignore-term                    does nothing and cannot be ended by SIGTERM
@@ -55,6 +60,11 @@ fn run(words: &[&str]) -> Outcome {
         ["tcp-echo", port] => serve::tcp_echo(number(port)?),
         ["udp-echo"] => serve::udp_echo(7),
         ["udp-echo", port] => serve::udp_echo(number(port)?),
+        ["echo"] => stdio::echo(),
+        ["size"] => stdio::size(1),
+        ["size", times] => stdio::size(number(times)?),
+        ["busy", seconds] => stdio::busy(number(seconds)?),
+        ["http-local", port] => stdio::http_local(number(port)?),
         ["sleep"] => serve::sleep(None),
         ["sleep", seconds] => serve::sleep(Some(number(seconds)?)),
         ["exit", status] => Ok(number(status)?),

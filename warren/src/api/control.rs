@@ -10,6 +10,7 @@ use super::{HostPorts, error};
 use crate::{
     model::{self, Id, NodeId, PortSpec, ServiceId, TaskState, Timestamp, validate},
     proto::v1::{self, control_server},
+    seal::Sealer,
     store::{Store, View},
 };
 
@@ -17,13 +18,15 @@ use crate::{
 pub struct Control {
     store: Store,
     host_ports: Arc<dyn HostPorts>,
+    pub(super) sealer: Sealer,
 }
 
 impl Control {
-    /// A service over `store`; `host_ports` knows the node's own listeners.
+    /// A service over `store`; `host_ports` knows the node's own listeners, `sealer` seals what
+    /// registries are told of their users.
     #[must_use]
-    pub fn new(store: Store, host_ports: Arc<dyn HostPorts>) -> Self {
-        Self { store, host_ports }
+    pub fn new(store: Store, host_ports: Arc<dyn HostPorts>, sealer: Sealer) -> Self {
+        Self { store, host_ports, sealer }
     }
 
     async fn view(&self) -> Result<View, Status> {
@@ -99,11 +102,11 @@ impl control_server::Control for Control {
         &self,
         request: Request<v1::CreateServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        let spec = request
-            .into_inner()
-            .spec
-            .ok_or_else(|| Status::invalid_argument("the request has no service"))?;
-        let spec = model::ServiceSpec::try_from(spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let v1::CreateServiceRequest { spec, registry_auth } = request.into_inner();
+        let spec = spec.ok_or_else(|| Status::invalid_argument("the request has no service"))?;
+        let mut spec =
+            model::ServiceSpec::try_from(spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        self.seal_auth(&mut spec, registry_auth, None)?;
         validate::service(&spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
         for port in &spec.publish {
             if let Some(address) = port.host_ip.filter(|a| !self.host_ports.has_address(*a)) {

@@ -2,6 +2,7 @@
 //! and converts back; it decides nothing.
 
 mod control;
+mod credentials;
 mod error;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use super::{Control, HostPorts};
 use crate::{
     model::{PortSpec, ServiceSpec, TaskSpec},
     proto::v1::{self, control_server::Control as _},
+    seal::Sealer,
     store::Store,
 };
 
@@ -28,7 +29,7 @@ impl HostPorts for Sshd {
 
 fn door() -> (Store, Control) {
     let store = Store::local();
-    (store.clone(), Control::new(store, Arc::new(Sshd)))
+    (store.clone(), Control::new(store, Arc::new(Sshd), Sealer::new([1; 32])))
 }
 
 fn spec(name: &str, ports: &[&str]) -> Request<v1::CreateServiceRequest> {

@@ -2,14 +2,21 @@
 //!
 //! Flags have Docker's names and defaults where Docker has them.
 
+mod cp;
+mod credentials;
+mod exec;
 mod image;
 mod net;
 mod node;
 mod output;
+mod port_forward;
 mod progress;
 #[cfg(test)]
 mod reference;
 mod service;
+mod stats;
+mod target;
+mod volume;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -18,8 +25,9 @@ use tonic::transport::Channel;
 
 use crate::{
     proto::v1::{
-        control_client::ControlClient, images_client::ImagesClient, logs_client::LogsClient,
-        node_local_client::NodeLocalClient, probes_client::ProbesClient,
+        containers_client::ContainersClient, control_client::ControlClient, images_client::ImagesClient,
+        logs_client::LogsClient, node_local_client::NodeLocalClient, probes_client::ProbesClient,
+        volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -49,9 +57,20 @@ enum Noun {
     /// Manage the images on this node.
     #[command(subcommand)]
     Image(image::Verb),
+    /// Manage the volumes on this node.
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Look into this node's network.
     #[command(subcommand)]
     Net(net::Verb),
+    /// Run a program in a running task.
+    Exec(exec::Args),
+    /// Copy files between a running task and here.
+    Cp(cp::Args),
+    /// Show what running tasks use: processors, memory, network, disks, processes.
+    Stats(stats::Args),
+    /// Reach ports of a running task from here.
+    PortForward(port_forward::Args),
 }
 
 /// How a list is printed.
@@ -100,8 +119,16 @@ impl Context {
         Ok(ControlClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
+    async fn containers(&self) -> anyhow::Result<ContainersClient<Channel>> {
+        Ok(ContainersClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
         Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn volumes(&self) -> anyhow::Result<VolumesClient<Channel>> {
+        Ok(VolumesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
@@ -168,6 +195,8 @@ fn run(cli: Cli) -> ExitCode {
         Noun::Node(node::Verb::Start(args)) => node::start::run(*args, &context),
         Noun::Node(node::Verb::Check(args)) => node::check::run(*args, &context),
         Noun::Node(node::Verb::Reset(args)) => node::reset::run(*args, &context),
+        // Its exit code is the program's.
+        Noun::Exec(args) => return exec::main(args, &context),
         noun => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -188,7 +217,12 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Node(verb) => node::run(verb, context).await,
         Noun::Service(verb) => service::run(verb, context).await,
         Noun::Image(verb) => image::run(verb, context).await,
+        Noun::Volume(verb) => volume::run(verb, context).await,
         Noun::Net(verb) => net::run(verb, context).await,
+        Noun::Cp(args) => cp::run(args, context).await,
+        Noun::Stats(args) => stats::run(args, context).await,
+        Noun::PortForward(args) => port_forward::run(args, context).await,
+        Noun::Exec(_) => unreachable!("it brings its own runtime"),
     }
 }
 

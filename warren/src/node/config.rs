@@ -13,7 +13,7 @@ use crate::{
     net,
     worker::{
         logs::Logs,
-        runtime::{self, RuntimeConfig, SupervisorConfig},
+        runtime::{self, RuntimeConfig, SupervisorConfig, image::Registries},
     },
 };
 
@@ -94,6 +94,12 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// Labels given.
     pub labels: BTreeMap<String, String>,
+    /// `REGISTRY=URL[,URL]`: asked before the registry itself.
+    pub registry_mirrors: Vec<String>,
+    /// `HOST[:PORT]` of registries that may be talked to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// Files with certificates (PEM) of authorities that registries' certificates may be of.
+    pub registry_authorities: Vec<PathBuf>,
     /// What to log.
     pub log_level: String,
     /// How to log.
@@ -101,6 +107,24 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// What the runtime is told of registries.
+    pub(super) fn registries(&self) -> Result<Registries, NodeError> {
+        let bad = |e: &dyn std::fmt::Display| NodeError::Registries(e.to_string());
+        let mut all = Registries::default();
+        for mirror in &self.registry_mirrors {
+            all.add_mirror(mirror).map_err(|e| bad(&e))?;
+        }
+        for host in &self.insecure_registries {
+            all.add_plain(host).map_err(|e| bad(&e))?;
+        }
+        for file in &self.registry_authorities {
+            let pem = std::fs::read(file)
+                .map_err(|e| bad(&format!("cannot read --registry-ca {}: {e}", file.display())))?;
+            all.add_authorities(&pem).map_err(|e| bad(&format!("--registry-ca {}: {e}", file.display())))?;
+        }
+        Ok(all)
+    }
+
     pub(super) fn pool(&self) -> Ipv4Net {
         self.pool.unwrap_or_else(|| DEFAULT_POOL.parse().expect("a constant"))
     }
@@ -136,6 +160,11 @@ impl Layout {
         self.data_dir.join("raft")
     }
 
+    /// The key that the cluster's secrets are sealed with.
+    pub(super) fn key(&self) -> PathBuf {
+        self.data_dir.join("cluster.key")
+    }
+
     pub(super) fn worker_dir(&self) -> PathBuf {
         self.data_dir.join("worker")
     }
@@ -153,6 +182,6 @@ impl Layout {
     /// Its containers in the containerd behind `socket`.
     pub(super) fn runtime(&self, node: NodeId, socket: PathBuf) -> RuntimeConfig {
         let config = RuntimeConfig::new(node, socket, self.state_dir.clone(), self.data_dir.join("runtime"));
-        RuntimeConfig { logs: self.logs(), ..config }
+        RuntimeConfig { logs: self.logs(), volumes_dir: self.worker_dir().join("volumes"), ..config }
     }
 }

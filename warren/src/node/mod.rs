@@ -64,6 +64,12 @@ pub enum NodeError {
     /// The container runtime.
     #[error("{0}")]
     Runtime(String),
+    /// The cluster's key.
+    #[error(transparent)]
+    Seal(#[from] crate::seal::SealError),
+    /// What was said of registries.
+    #[error("{0}")]
+    Registries(String),
     /// The worker's saved state.
     #[error(transparent)]
     Saved(#[from] crate::worker::saved::SavedError),

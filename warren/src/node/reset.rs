@@ -42,6 +42,9 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
         pool6: None,
         name: None,
         labels: Default::default(),
+        registry_mirrors: Vec::new(),
+        insecure_registries: Vec::new(),
+        registry_authorities: Vec::new(),
         log_level: String::new(),
         log_format: LogFormat::Text,
     };

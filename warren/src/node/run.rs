@@ -19,7 +19,7 @@ use super::{
     config::Layout,
     describe::describe,
     identity::{DataDir, RuntimeRecord},
-    local::{Images, Logs, NodeLocal, Probes},
+    local::{Containers, Images, Logs, NodeLocal, Probes, Volumes},
     preflight,
 };
 use crate::{
@@ -27,10 +27,12 @@ use crate::{
     model::{Cluster, ClusterNetwork, Id, NodeId, Timestamp},
     net, observability,
     proto::v1::{
-        control_server::ControlServer, dispatcher_server::DispatcherServer, images_server::ImagesServer,
-        logs_server::LogsServer, node_local_server::NodeLocalServer, probes_server::ProbesServer,
+        containers_server::ContainersServer, control_server::ControlServer,
+        dispatcher_server::DispatcherServer, images_server::ImagesServer, logs_server::LogsServer,
+        node_local_server::NodeLocalServer, probes_server::ProbesServer, volumes_server::VolumesServer,
     },
     raft, rpc,
+    seal::Sealer,
     store::{Store, UpdateError},
     worker::{self, runtime},
 };
@@ -69,6 +71,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     let listener = rpc::listen(&config.socket)?;
     let node = data_dir.node_or_new(rand::random())?;
     let layout = Layout::new(&config.data_dir, node);
+    let sealer = Sealer::of_file(&layout.key())?;
     std::fs::create_dir_all(&layout.state_dir)?;
     let stop = CancellationToken::new();
 
@@ -92,7 +95,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
             Ok::<_, NodeError>((net, running, begun.elapsed()))
         },
         async {
-            let containerd = start_containerd(config, data_dir, &layout, node).await?;
+            let containerd = start_containerd(config, data_dir, &layout, node, &sealer).await?;
             Ok::<_, NodeError>((containerd, begun.elapsed()))
         },
     )?;
@@ -103,6 +106,9 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     if let Err(e) = images.sweep().await {
         tracing::warn!(error = %e, "what a cut-off import left could not be removed yet");
     }
+    // Before anybody can ask for new ones.
+    containerd.runtime.sweep_execs().await;
+    let containers = Containers { node, containerd: containerd.runtime.clone(), store: store.clone() };
     let local = NodeLocal {
         node,
         layout: layout.clone(),
@@ -115,14 +121,21 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     let board = worker::health::Board::default();
     let logs = Logs { logs: layout.logs(), assignment: assigned.clone() };
     let images = Images { node, images, store: store.clone() };
+    let volumes = Volumes { node, volumes: containerd.runtime.volumes().clone(), store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
         .add_service(
-            ControlServer::new(api::Control::new(store.clone(), Arc::new(adapters::HostListeners)))
-                .max_encoding_message_size(rpc::MAX_MESSAGE),
+            ControlServer::new(api::Control::new(
+                store.clone(),
+                Arc::new(adapters::HostListeners),
+                sealer.clone(),
+            ))
+            .max_encoding_message_size(rpc::MAX_MESSAGE),
         )
         .add_service(ImagesServer::new(images).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(LogsServer::new(logs).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(VolumesServer::new(volumes).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(ContainersServer::new(containers).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(ProbesServer::new(Probes { board: board.clone() }))
         .add_service(dispatcher)
@@ -220,6 +233,7 @@ async fn start_containerd(
     data_dir: &DataDir,
     layout: &Layout,
     node: NodeId,
+    sealer: &Sealer,
 ) -> Result<RunningContainerd, NodeError> {
     let given = config.containerd.choose(data_dir.runtime_record()?.as_ref()).await?;
     data_dir.write_runtime_record(&RuntimeRecord { node: node.to_string(), socket: given.clone() })?;
@@ -232,7 +246,9 @@ async fn start_containerd(
         ),
     };
     let socket = given.unwrap_or_else(|| layout.supervisor().socket());
-    let runtime = runtime::Containerd::new(layout.runtime(node, socket.clone()));
+    let runtime = runtime::Containerd::new(layout.runtime(node, socket.clone()))
+        .with_registries(config.registries()?)
+        .with_sealer(sealer.clone());
     Ok(RunningContainerd { runtime: Arc::new(runtime), socket, supervisor })
 }
 

@@ -56,9 +56,10 @@ pub enum RuntimeError {
 }
 
 /// What the container is joined to at its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkNamespace {
-    /// A bind-mounted network namespace.
+    /// A bind-mounted network namespace; empty for a task that has no place in the cluster's
+    /// network (its own [`NetworkMode`](crate::model::NetworkMode) then says what it gets).
     pub path: PathBuf,
 }
 
@@ -87,6 +88,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Waits for the end of a started container; returns at once when it has ended. Survives a
     /// restart of the runtime.
     async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError>;
+
+    /// Asks the container's first process to end: with the signal that the service names, or the
+    /// image, or SIGTERM. A container that is not running is no error.
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError>;
 
     /// Sends a signal to the container's first process. A container that is not running is no
     /// error.

@@ -12,6 +12,7 @@
 //! - `task`: one task, from ACCEPTED to its end; a pure machine and its driver.
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
 //! - `health`: whether containers work, and when that is tried.
+//! - `volumes`: what outlives the containers it is mounted in.
 //! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
 //! - `logs`: what containers write.
 //!
@@ -30,6 +31,7 @@ pub mod status_log;
 pub mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod volumes;
 
 use std::{fs, path::PathBuf, sync::Arc};
 

@@ -27,6 +27,7 @@ const NEEDS: &[Need] = &[
     need("containerd-shim-runc-v2", "keeps containers when containerd is away", &["containerd"]),
     need("ctr", "tests look into containerd with it", &["containerd"]),
     need("runc", "starts containers", &["runc"]),
+    need("tini-static", "is the first process of services with --init", &["tini"]),
     need("protoc", "generates the wire code", &["protobuf-compiler"]),
     need("cc", "compiles parts of dependencies and links", &["gcc"]),
     need("c++", "links the BPF linker", &["g++"]),

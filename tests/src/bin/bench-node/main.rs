@@ -9,8 +9,8 @@ use std::{fs, net::SocketAddr, process::ExitCode, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use docker::Docker;
-use measure::{Cost, Samples, first_byte, idle, mb};
-use warren_tests::{Cluster, Host, Node, node, sweep};
+use measure::{Cost, Memory, Samples, first_byte, idle, mb};
+use warren_tests::{Cluster, Host, Node, node, process, sweep};
 
 /// How long idle processes are watched.
 const IDLE: Duration = Duration::from_secs(30);
@@ -174,23 +174,20 @@ fn idle_rows(report: &mut Report, node: &mut Node, docker: Option<&Docker>, clie
     let pids = warren::processes(node)?;
     let costs = idle(&pids, IDLE)?;
     let of = |name: &str| costs.iter().find(|(n, _)| n == name).map(|(_, c)| *c).unwrap_or_default();
-    let agent = of("warren");
-    report.target(AGENT, memory(&agent), "< 40 MB", mb(agent.memory.rss) < 40.0, || {
-        warren::mappings(pids[0])
-    })?;
+    report.row(AGENT, memory(&of("warren")));
     report.row("… of containerd", memory(&of("containerd")));
     report.row("… of the shim of a container", memory(&of("containerd-shim")));
     let all = of("all");
-    report.row(ALL, memory(&all));
-    let cpu: Vec<String> = costs.iter().map(|(n, c)| format!("{n} {:.2} %", c.cpu)).collect();
-    report.target(CPU, format!("{} of one CPU", cpu.join(", ")), "< 0.5 %", all.cpu < 0.5, || {
-        Ok("see the processes' shares".into())
+    report.target(ALL, memory(&all), "< 40 MB", mb(all.memory.rss) < 40.0, || resident(&pids))?;
+    let cpu: Vec<String> = costs.iter().map(|(n, c)| format!("{n} {:.2} %", c.cpu.all())).collect();
+    report.target(CPU, format!("{} of one CPU", cpu.join(", ")), "< 0.5 %", all.cpu.all() < 0.5, || {
+        Ok(costs.iter().map(|(n, c)| spent(n, c)).collect::<Vec<_>>().join("; "))
     })?;
     if let Some(docker) = docker {
         docker_run_and_keep(docker, client, 9000)?;
         thread::sleep(Duration::from_secs(3));
         let costs = idle(&docker.processes(), IDLE)?;
-        let cpu: Vec<String> = costs.iter().map(|(n, c)| format!("{n} {:.2} %", c.cpu)).collect();
+        let cpu: Vec<String> = costs.iter().map(|(n, c)| format!("{n} {:.2} %", c.cpu.all())).collect();
         report.docker(CPU, cpu.join(", "));
         for (name, cost) in &costs {
             let what = match name.as_str() {
@@ -209,6 +206,29 @@ fn idle_rows(report: &mut Report, node: &mut Node, docker: Option<&Docker>, clie
 fn memory(c: &Cost) -> String {
     let m = c.memory;
     format!("{:.1} MB (Pss {:.1}, anonymous {:.1})", mb(m.rss), mb(m.pss), mb(m.anonymous))
+}
+
+/// What is resident, process by process: its own, and of which files.
+fn resident(pids: &[i32]) -> Result<String> {
+    let mut each = Vec::new();
+    for pid in pids {
+        let (name, m) = (process::one(*pid).context("a process has ended")?.name, Memory::of(*pid)?);
+        let (own, files) = (mb(m.anonymous), mb(m.rss - m.anonymous));
+        each.push(format!(
+            "{name} {own:.1} MB anonymous and {files:.1} MB of files ({})",
+            warren::mappings(*pid)?
+        ));
+    }
+    Ok(format!("{}. Pages of files, programs for the most part, go when memory runs short", each.join("; ")))
+}
+
+/// Where processor time goes.
+fn spent(name: &str, c: &Cost) -> String {
+    let cpu = c.cpu;
+    format!(
+        "{name} {:.2} % user, {:.2} % system, woken {:.1} times a second",
+        cpu.user, cpu.system, cpu.wakes
+    )
 }
 
 fn docker_run(docker: &Docker, client: &Host, port: u16) -> Result<Duration> {

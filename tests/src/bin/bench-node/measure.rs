@@ -81,7 +81,53 @@ pub struct Cost {
     /// Together.
     pub memory: Memory,
     /// Of one processor, in percent.
-    pub cpu: f64,
+    pub cpu: Cpu,
+}
+
+/// Time on a processor, in percent of one, or in seconds.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Cpu {
+    /// In the program.
+    pub user: f64,
+    /// In the kernel.
+    pub system: f64,
+    /// How often its threads went to sleep of their own accord: so often were they woken. A second,
+    /// or at all.
+    pub wakes: f64,
+}
+
+impl Cpu {
+    /// All of it.
+    pub fn all(self) -> f64 {
+        self.user + self.system
+    }
+
+    /// With each figure made of those of both.
+    fn with(self, o: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        Self { user: f(self.user, o.user), system: f(self.system, o.system), wakes: f(self.wakes, o.wakes) }
+    }
+
+    /// Of a process so far, of all threads there are and (but for the wakes) were.
+    fn of(pid: i32) -> Result<Self> {
+        let text =
+            fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+        let fields: Vec<&str> =
+            text.rsplit_once(") ").map(|(_, f)| f.split(' ').collect()).context("a stat line has a name")?;
+        // SAFETY: no pointer; the kernel says how many ticks a second has.
+        let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        let field =
+            |i: usize| fields.get(i).and_then(|f| f.parse::<u32>().ok()).context("ticks in a stat line");
+        #[allow(clippy::cast_precision_loss)] // a hundred
+        let seconds = |i| Ok::<_, anyhow::Error>(f64::from(field(i)?) / a_second as f64);
+        let mut wakes = 0.0;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // It may end meanwhile.
+            let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            wakes += line.and_then(|l| l.trim().parse::<f64>().ok()).unwrap_or_default();
+        }
+        Ok(Self { user: seconds(11)?, system: seconds(12)?, wakes })
+    }
 }
 
 /// Watches processes for a while: by name, and all together last (under "all").
@@ -89,31 +135,25 @@ pub struct Cost {
 /// # Errors
 /// One ends meanwhile.
 pub fn idle(pids: &[i32], for_: Duration) -> Result<Vec<(String, Cost)>> {
-    let before: Vec<f64> = pids.iter().map(|p| cpu_seconds(*p)).collect::<Result<_>>()?;
+    let before: Vec<Cpu> = pids.iter().map(|p| Cpu::of(*p)).collect::<Result<_>>()?;
     let begun = Instant::now();
     thread::sleep(for_);
     let watched = begun.elapsed().as_secs_f64();
     let (mut named, mut all) = (BTreeMap::<String, Cost>::new(), Cost::default());
     for (pid, before) in pids.iter().zip(before) {
         let name = process::one(*pid).with_context(|| format!("process {pid} has ended"))?.name;
-        let (memory, cpu) = (Memory::of(*pid)?, (cpu_seconds(*pid)? - before) / watched * 100.0);
+        let memory = Memory::of(*pid)?;
+        let spent = Cpu::of(*pid)?.with(before, |now, before| (now - before).max(0.0) / watched);
+        let cpu = Cpu { user: spent.user * 100.0, system: spent.system * 100.0, wakes: spent.wakes };
         for cost in [named.entry(name).or_default(), &mut all] {
-            *cost = Cost { count: cost.count + 1, memory: cost.memory.plus(memory), cpu: cost.cpu + cpu };
+            *cost = Cost {
+                count: cost.count + 1,
+                memory: cost.memory.plus(memory),
+                cpu: cost.cpu.with(cpu, |a, b| a + b),
+            };
         }
     }
     Ok(named.into_iter().chain([("all".to_owned(), all)]).collect())
-}
-
-/// Time on a processor so far, of all threads there are and were.
-fn cpu_seconds(pid: i32) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
-    let fields: Vec<&str> =
-        text.rsplit_once(") ").map(|(_, f)| f.split(' ').collect()).context("a stat line has a name")?;
-    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
-    // SAFETY: no pointer; the kernel says how many ticks a second has.
-    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    #[allow(clippy::cast_precision_loss)] // ticks of a benchmark
-    Ok(ticks as f64 / a_second as f64)
 }
 
 /// Megabytes (2^20).

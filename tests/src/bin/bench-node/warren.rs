@@ -221,6 +221,6 @@ pub fn mappings(pid: i32) -> Result<String> {
         }
     }
     found.sort();
-    let shown: Vec<String> = found.iter().rev().take(8).map(|(kb, n)| format!("{n} {kb} kB")).collect();
+    let shown: Vec<String> = found.iter().rev().take(5).map(|(kb, n)| format!("{n} {kb} kB")).collect();
     Ok(shown.join(", "))
 }

@@ -6,6 +6,7 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{Context, output};
 use crate::{
+    cli::credentials,
     model::ImageReference,
     proto::v1::{PullImageProgress, PullImageRequest, pull_image_progress::Layer},
 };
@@ -23,7 +24,8 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let reference: ImageReference = args.image.parse()?;
-    let request = PullImageRequest { reference: reference.to_string(), registry_auth: None };
+    let registry_auth = credentials::registry_auth(&reference).map(|a| (&a).into());
+    let request = PullImageRequest { reference: reference.to_string(), registry_auth };
     let mut stream = context.images().await?.pull_image(request).await?.into_inner();
     let mut shown = Shown::new(args.quiet, std::io::stderr().is_terminal());
     while let Some(progress) = stream.message().await? {

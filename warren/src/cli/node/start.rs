@@ -33,6 +33,18 @@ pub(in crate::cli) struct Args {
     /// Label the node; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
+    /// Ask these addresses for a registry's images before the registry itself, in order; may be
+    /// given more than once.
+    #[arg(long, value_name = "REGISTRY=URL[,URL]")]
+    registry_mirror: Vec<String>,
+    /// A registry that may be talked to without TLS (those on this machine may anyway); may be
+    /// given more than once.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
+    /// A file with certificates (PEM) that registries are trusted by, beyond the machine's own;
+    /// may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    registry_ca: Vec<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter such as `info,warren::net=debug`.
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     log_level: String,
@@ -63,6 +75,9 @@ impl Args {
             pool6: self.pool6,
             name: self.name,
             labels: self.label.into_iter().collect::<BTreeMap<_, _>>(),
+            registry_mirrors: self.registry_mirror,
+            insecure_registries: self.insecure_registry,
+            registry_authorities: self.registry_ca,
             log_level: self.log_level,
             log_format: self.log_format,
         }

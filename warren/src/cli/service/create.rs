@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    cli::{Context, WaitArgs, output, progress, service::flags},
+    cli::{Context, WaitArgs, credentials, output, progress, service::flags},
     model::{ImageReference, Service, ServiceSpec, TaskSpec, validate},
     proto::v1::CreateServiceRequest,
 };
@@ -53,7 +53,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let wait = args.wait;
     let spec = args.spec(&|name| std::env::var(name).ok())?;
     let published = spec.publish.clone();
-    let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth: None };
+    let registry_auth = credentials::registry_auth(&spec.task.image).map(|a| (&a).into());
+    let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth };
     let created = context.control().await?.create_service(request).await?.into_inner();
     let service = Service::try_from(created)?;
     for p in published.iter().filter(|p| p.host_ip.is_none()) {

@@ -1,24 +1,40 @@
 //! Which nodes can take a task, and why the others cannot: one pass gives both.
 
 use super::attach::Attachments;
-use crate::model::{Availability, Node, NodeState};
+use crate::model::{Availability, Node, NodeState, Task};
 
 /// One rule. In the order in which they are asked; a node is counted under the first it fails.
 struct Filter {
+    /// Whether it is asked only for tasks that get an address.
+    of_addresses: bool,
     passes: fn(&Node, &Attachments) -> bool,
     /// For one node and for several.
     explain: (&'static str, &'static str),
 }
 
 const FILTERS: [Filter; 6] = [
-    Filter { passes: |n, _| n.state != NodeState::Down, explain: ("is down", "are down") },
     Filter {
+        of_addresses: false,
+        passes: |n, _| n.state != NodeState::Down,
+        explain: ("is down", "are down"),
+    },
+    Filter {
+        of_addresses: false,
         passes: |n, _| n.state == NodeState::Ready,
         explain: ("has not reported yet", "have not reported yet"),
     },
-    Filter { passes: |n, _| n.availability != Availability::Pause, explain: ("is paused", "are paused") },
-    Filter { passes: |n, _| n.availability == Availability::Active, explain: ("is drained", "are drained") },
     Filter {
+        of_addresses: false,
+        passes: |n, _| n.availability != Availability::Pause,
+        explain: ("is paused", "are paused"),
+    },
+    Filter {
+        of_addresses: false,
+        passes: |n, _| n.availability == Availability::Active,
+        explain: ("is drained", "are drained"),
+    },
+    Filter {
+        of_addresses: true,
         passes: |n, _| n.subnet.is_some(),
         explain: (
             "got no addresses: the cluster's pool is used up",
@@ -26,6 +42,7 @@ const FILTERS: [Filter; 6] = [
         ),
     },
     Filter {
+        of_addresses: true,
         passes: |n, a| a.has_room(n),
         explain: ("has no free container address", "have no free container address"),
     },
@@ -36,9 +53,10 @@ const FILTERS: [Filter; 6] = [
 pub(super) struct Rejections([usize; FILTERS.len()]);
 
 impl Rejections {
-    /// Whether the node passes every filter; counted when it does not.
-    pub(super) fn pass(&mut self, node: &Node, attachments: &Attachments) -> bool {
-        match FILTERS.iter().position(|f| !(f.passes)(node, attachments)) {
+    /// Whether the node passes every filter of this task; counted when it does not.
+    pub(super) fn pass(&mut self, task: &Task, node: &Node, attachments: &Attachments) -> bool {
+        let asked = |f: &Filter| !f.of_addresses || task.spec.network.is_attached();
+        match FILTERS.iter().position(|f| asked(f) && !(f.passes)(node, attachments)) {
             Some(failed) => {
                 self.0[failed] += 1;
                 false

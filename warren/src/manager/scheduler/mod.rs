@@ -12,7 +12,7 @@ use filter::Rejections;
 
 use crate::{
     manager::Plan,
-    model::{Change, Node, NodeId, ServiceId, Task, TaskState, TaskStatus, Timestamp, Writer},
+    model::{Attachment, Change, Node, NodeId, ServiceId, Task, TaskState, TaskStatus, Timestamp, Writer},
     store::View,
 };
 
@@ -36,7 +36,7 @@ pub(super) fn plan(view: &View, now: Timestamp) -> Plan {
             Ok((node, attachment)) => {
                 load.add(node, task.service);
                 let status = TaskStatus { state: TaskState::Assigned, at: now, ..blank(task) };
-                let (node, attachment) = (Some(node), Some(attachment));
+                let node = Some(node);
                 plan.push(Change::PutTask(Task { node, attachment, status, ..task.clone() }));
             }
             // Only what is new is written: a reason that stays is no change.
@@ -59,13 +59,16 @@ fn choose(
     task: &Task,
     load: &Load,
     attachments: &mut Attachments,
-) -> Result<(NodeId, crate::model::Attachment), String> {
+) -> Result<(NodeId, Option<Attachment>), String> {
     let mut rejections = Rejections::default();
-    let mut fit: Vec<&Node> = view.nodes().filter(|n| rejections.pass(n, attachments)).collect();
+    let mut fit: Vec<&Node> = view.nodes().filter(|n| rejections.pass(task, n, attachments)).collect();
     fit.sort_by_key(|n| (load.of_service(n.id, task.service), load.of_node(n.id), n.id));
     let Some(node) = fit.first() else { return Err(rejections.explain()) };
+    if !task.spec.network.is_attached() {
+        return Ok((node.id, None));
+    }
     match attachments.take(node) {
-        Some(attachment) => Ok((node.id, attachment)),
+        Some(attachment) => Ok((node.id, Some(attachment))),
         None => Err("no room in the network: all 65535 rows of the backend table are in use; \
                      scale services down"
             .into()),

@@ -123,6 +123,21 @@ fn tasks_spread_by_service_then_by_load_then_by_id() {
 }
 
 #[test]
+fn tasks_on_the_nodes_network_or_on_none_take_no_place() {
+    // A node without an address left, and one that got none: both can take them.
+    let mut full = ready(1);
+    full.subnet = None;
+    for mode in [NetworkMode::Host, NetworkMode::None] {
+        let mut wanted = task(1, 1, None);
+        wanted.spec.network = mode;
+        let tasks = scheduled(&view(1, vec![full.clone()], vec![wanted]));
+        assert_eq!((tasks[0].status.state, tasks[0].node), (TaskState::Assigned, Some(full.id)));
+        assert_eq!(tasks[0].attachment, None);
+    }
+    says(vec![full], "no suitable node: 1 node got no addresses: the cluster's pool is used up");
+}
+
+#[test]
 fn places_are_fresh_and_what_ended_is_used_last() {
     // A /29 has five addresses: .2 to .6.
     let mut all = vec![task(1, 1, Some(1)), task(2, 1, Some(1))];

@@ -101,7 +101,10 @@ async fn a_request_is_as_it_was_asked_for_and_its_status_decides() {
     assert_eq!((bad.good, bad.code), (false, 302));
     let request = asked.lock().unwrap().clone();
     assert!(request.starts_with("HEAD /ready?full=1 HTTP/1.1\r\n"), "{request}");
-    assert!(request.contains("Host: example.org\r\n") || request.contains("host: example.org\r\n"), "{request}");
+    assert!(
+        request.contains("Host: example.org\r\n") || request.contains("host: example.org\r\n"),
+        "{request}"
+    );
     assert!(request.to_lowercase().contains("x-probe: yes\r\n"), "{request}");
 }
 
@@ -135,7 +138,11 @@ async fn of_a_long_answer_the_beginning_is_kept() {
     let (port, _) = server(Box::leak(answer.into_boxed_str()).as_bytes(), Duration::ZERO);
     let result = known(&check(Probe::Http(http(port, "/")))).await;
     assert!(result.good);
-    assert!(result.output.len() <= MAX_OUTPUT && result.output.len() > MAX_OUTPUT - 8, "{}", result.output.len());
+    assert!(
+        result.output.len() <= MAX_OUTPUT && result.output.len() > MAX_OUTPUT - 8,
+        "{}",
+        result.output.len()
+    );
 }
 
 #[tokio::test]
@@ -176,7 +183,12 @@ async fn probes_that_hang_do_not_delay_others() {
 async fn a_container_without_network_is_reached_in_its_own_namespace() {
     // A process in a namespace of its own, with a server on its loopback.
     let mut child = std::process::Command::new("unshare")
-        .args(["--net", "sh", "-c", "ip link set lo up && exec python3 -u -m http.server 8099 --bind 127.0.0.1"])
+        .args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up && exec python3 -u -m http.server 8099 --bind 127.0.0.1",
+        ])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())

@@ -25,17 +25,21 @@ use tokio::sync::watch;
 
 use super::{
     RuntimeConfig, SNAPSHOTTER,
+    bundle::{self, Bundle},
     client::{CallError, Client, LONG, SHORT, already, call, found},
-    failure::{one_line, start_error},
-    files::{STARTED, STARTING, TaskFiles},
+    failure::start_error,
+    files::{STARTED, STARTING, STOP_SIGNAL, TERMINAL},
     health,
     image::{ImageStore, Registries, ResolvedImage, When},
-    remains, rootfs,
-    spec::{HostLimits, SpecInput, host_name, resolve_user, runtime_spec},
+    remains,
 };
 use crate::{
     model::{HealthCheck, PullPolicy, RegistryAuth, Task, TaskId},
-    worker::executor::{ContainerState, Exit, NetworkNamespace, RunOutput, Runtime, RuntimeError},
+    seal::Sealer,
+    worker::{
+        executor::{ContainerState, Exit, NetworkNamespace, RunOutput, Runtime, RuntimeError},
+        volumes::Volumes,
+    },
 };
 
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -60,7 +64,8 @@ pub struct Containerd {
     pub(super) config: RuntimeConfig,
     pub(super) client: Client,
     images: ImageStore,
-    host: HostLimits,
+    volumes: Volumes,
+    sealer: Option<Sealer>,
 }
 
 impl Containerd {
@@ -68,15 +73,30 @@ impl Containerd {
     /// tokio runtime.
     #[must_use]
     pub fn new(config: RuntimeConfig) -> Self {
-        Self::with_registries(config, Registries::default())
+        let client = Client::new(&config.socket, &config.namespace);
+        let images = ImageStore::new(client.clone(), config.import_dir());
+        let volumes = Volumes::new(config.volumes_dir.clone());
+        Self { config, client, images, volumes, sealer: None }
     }
 
-    /// The same, told of registries.
+    /// Tells it of registries; before it is used.
     #[must_use]
-    pub fn with_registries(config: RuntimeConfig, registries: Registries) -> Self {
-        let client = Client::new(&config.socket, &config.namespace);
-        let images = ImageStore::new(client.clone(), config.import_dir(), registries);
-        Self { config, client, images, host: remains::host_limits() }
+    pub fn with_registries(mut self, registries: Registries) -> Self {
+        self.images = self.images.with_registries(registries);
+        self
+    }
+
+    /// Lets it open the credentials of tasks.
+    #[must_use]
+    pub fn with_sealer(mut self, sealer: Sealer) -> Self {
+        self.sealer = Some(sealer);
+        self
+    }
+
+    /// The node's volumes.
+    #[must_use]
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// The node's images.
@@ -91,8 +111,9 @@ impl Containerd {
     }
 
     /// What the task's registry is told of who asks.
-    fn credentials(&self, _task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
-        Ok(None)
+    fn credentials(&self, task: &Task) -> Result<Option<RegistryAuth>, RuntimeError> {
+        let (Some(sealed), Some(sealer)) = (&task.spec.registry_auth, &self.sealer) else { return Ok(None) };
+        sealer.open(sealed).map(Some).map_err(|e| RuntimeError::Fatal(e.to_string()))
     }
 
     pub(super) async fn process(&self, task: TaskId) -> Result<Option<Process>, CallError> {
@@ -154,11 +175,7 @@ impl Containerd {
         self.remove_record(task.id).await?;
         let container = Container {
             id: task.id.to_string(),
-            labels: [
-                ("warren.service".to_owned(), task.service_name.clone()),
-                ("warren.image.digest".to_owned(), image.digest.clone()),
-            ]
-            .into(),
+            labels: bundle::labels(task, &image.digest),
             image: task.spec.image.to_string(),
             runtime: Some(container::Runtime { name: RUNTIME.to_owned(), options: Some(self.options()) }),
             spec: Some(Any {
@@ -186,6 +203,7 @@ impl Containerd {
         let r = CreateTaskRequest {
             container_id: task.to_string(),
             rootfs,
+            terminal: self.marked(task, TERMINAL),
             options: Some(self.options()),
             stdout: output.clone(),
             stderr: output,
@@ -241,20 +259,39 @@ impl Containerd {
             return Ok(ContainerState::Created);
         }
         if let Some(p) = process {
-            return Ok(state_of(p));
+            return Ok(self.with_memory(task, state_of(p)).await);
         }
         if !self.marked(task, STARTED) {
             return Ok(ContainerState::Created);
         }
         // A list leaves out a process whose shim was slow to answer: ask for this one before
         // it is called dead.
-        Ok(self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p)))
+        let state = self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p));
+        Ok(self.with_memory(task, state).await)
+    }
+
+    /// Says of an end whether memory had run out: known as long as the cgroup is there, which goes
+    /// with the process's remains.
+    async fn with_memory(&self, task: TaskId, state: ContainerState) -> ContainerState {
+        match state {
+            ContainerState::Stopped(exit) => ContainerState::Stopped(self.exit(task, exit.code).await),
+            other => other,
+        }
+    }
+
+    async fn exit(&self, task: TaskId, code: i32) -> Exit {
+        if code == Exit::UNSEEN.code {
+            return Exit::UNSEEN;
+        }
+        let cgroup = self.config.cgroup(task);
+        let killed = tokio::task::spawn_blocking(move || remains::oom_kills(&cgroup) > 0).await;
+        Exit { code, oom_killed: killed.unwrap_or(false) }
     }
 
     async fn wait_exit(&self, task: TaskId) -> Result<Exit, CallError> {
         let r = WaitRequest { container_id: task.to_string(), exec_id: String::new() };
         let answer = self.client.tasks().wait(self.client.request(r)).await?.into_inner();
-        Ok(Exit::with(i32::try_from(answer.exit_status).unwrap_or(255)))
+        Ok(self.exit(task, i32::try_from(answer.exit_status).unwrap_or(255)).await)
     }
 }
 
@@ -355,30 +392,22 @@ impl Runtime for Containerd {
             }
         })?;
         let mounts = self.snapshot(task.id, &image).await?;
-        let (read, files) = (mounts.clone(), TaskFiles::below(&self.config.task_dir(task.id)));
-        let (hostname, attachment, to_write) = (host_name(task), task.attachment, files.clone());
+        let bundle = Bundle {
+            config: self.config.clone(),
+            volumes: self.volumes.clone(),
+            task: task.clone(),
+            image: image.config.clone(),
+            snapshot: mounts.clone(),
+            network: network.path.clone(),
+        };
         let (dir, check) = (self.config.task_dir(task.id), image.config.healthcheck.clone());
         let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
-        let accounts = blocking(move || {
+        let spec = blocking(move || {
             logs.prepare(id, limits)?;
-            to_write.write(&hostname, attachment.as_ref())?;
             health::keep(&dir, check.as_ref())?;
-            rootfs::accounts(&read)
+            Ok(bundle.make())
         })
-        .await?;
-        let user = resolve_user(image.config.user.as_deref().unwrap_or_default(), &accounts)
-            .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
-        let spec = runtime_spec(&SpecInput {
-            task,
-            image: &image.config,
-            user: &user,
-            network: &network.path,
-            cgroup: &self.config.cgroup(task.id),
-            files: &files,
-            host: self.host,
-        })
-        .map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
-        let spec = serde_json::to_vec(&spec).map_err(|e| RuntimeError::Fatal(one_line(&e.to_string())))?;
+        .await??;
         self.write_record(task, &image, spec).await?;
         self.create_process(task.id, mounts).await
     }
@@ -447,6 +476,16 @@ impl Runtime for Containerd {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError> {
+        let noted = self.config.task_dir(task).join(STOP_SIGNAL);
+        let signal = blocking(move || match std::fs::read_to_string(noted) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => text.map(|t| t.trim().parse().ok()),
+        })
+        .await?;
+        self.kill(task, signal.unwrap_or(libc::SIGTERM)).await
     }
 
     async fn kill(&self, task: TaskId, signal: i32) -> Result<(), RuntimeError> {

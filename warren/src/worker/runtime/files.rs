@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::model::Attachment;
+use crate::model::{Attachment, Names, Task};
+
+use super::spec::uses_node_files;
 
 /// Where a task's files are on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub struct TaskFiles {
 pub(super) const STARTING: &str = "starting";
 /// There when it was.
 pub(super) const STARTED: &str = "started";
+/// There when the process is to have a terminal.
+pub(super) const TERMINAL: &str = "terminal";
+/// The number of the signal that asks it to end, when it is not SIGTERM.
+pub(super) const STOP_SIGNAL: &str = "stop-signal";
 
 impl TaskFiles {
     /// The files below a task's directory.
@@ -36,13 +42,23 @@ impl TaskFiles {
     }
 
     /// Writes all three. Each is replaced in place, never truncated to nothing first.
-    pub(super) fn write(&self, hostname: &str, attachment: Option<&Attachment>) -> io::Result<()> {
+    pub(super) fn write(&self, task: &Task, hostname: &str) -> io::Result<()> {
         if let Some(dir) = self.hosts.parent() {
             fs::create_dir_all(dir)?;
         }
-        replace(&self.hosts, &hosts(hostname, attachment))?;
+        let node = |file: &str| fs::read_to_string(file).unwrap_or_default();
+        let (names, host) = (&task.spec.names, node("/etc/resolv.conf"));
+        let (hosts, resolver) = if uses_node_files(task.spec.network) {
+            (node("/etc/hosts"), host)
+        } else {
+            // systemd-resolved's stub listens on the host's loopback only; it lists its upstreams
+            // beside.
+            let upstreams = node("/run/systemd/resolve/resolv.conf");
+            (hosts(hostname, task.attachment.as_ref()), resolv_conf(&host, &upstreams))
+        };
+        replace(&self.hosts, &with_added(hosts, names))?;
         replace(&self.hostname, &format!("{hostname}\n"))?;
-        replace(&self.resolv_conf, &host_resolv_conf())
+        replace(&self.resolv_conf, &with_replaced(resolver, names))
     }
 }
 
@@ -67,18 +83,59 @@ fn hosts(hostname: &str, attachment: Option<&Attachment>) -> String {
             (a.address6 != Ipv6Addr::UNSPECIFIED).then_some(IpAddr::V6(a.address6)),
         ];
         for address in addresses.into_iter().flatten() {
-            text.push_str(&format!("{address}\t{hostname}\n"));
+            // A name with dots is also known by its first part.
+            let short = hostname.split_once('.').map(|(short, _)| format!(" {short}")).unwrap_or_default();
+            text.push_str(&format!("{address}\t{hostname}{short}\n"));
         }
     }
     text
 }
 
-/// What the containers are to use: the host's upstreams.
-fn host_resolv_conf() -> String {
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    // systemd-resolved's stub listens on the host's loopback only; it lists its upstreams beside.
-    let resolved = fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or_default();
-    resolv_conf(&host, &resolved)
+/// A host table with the service's lines at its end.
+fn with_added(mut hosts: String, names: &Names) -> String {
+    if !hosts.is_empty() && !hosts.ends_with('\n') {
+        hosts.push('\n');
+    }
+    for (name, address) in &names.hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    hosts
+}
+
+/// A resolver's file in which what the service says takes the place of the node's lines of that
+/// kind.
+fn with_replaced(text: String, names: &Names) -> String {
+    let servers: Vec<String> = names.dns.iter().map(|a| format!("nameserver {a}\n")).collect();
+    let list = |word: &str, items: &[String]| match items {
+        [] => None,
+        // A single dot: none at all.
+        [one] if one == "." => Some(String::new()),
+        items => Some(format!("{word} {}\n", items.join(" "))),
+    };
+    let search = list("search", &names.dns_search);
+    let options =
+        (!names.dns_options.is_empty()).then(|| format!("options {}\n", names.dns_options.join(" ")));
+    if servers.is_empty() && search.is_none() && options.is_none() {
+        return text;
+    }
+    let mut out = String::new();
+    for line in text.lines() {
+        let replaced = match line.split_whitespace().next() {
+            Some("nameserver") => !servers.is_empty(),
+            Some("search" | "domain") => search.is_some(),
+            Some("options") => options.is_some(),
+            Some(comment) => comment.starts_with('#') && !servers.is_empty(),
+            None => true,
+        };
+        if !replaced {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out.extend(servers);
+    out.extend(search);
+    out.extend(options);
+    out
 }
 
 /// Keeps what a container can use of the host's resolv.conf. Name servers on the host's loopback
@@ -153,5 +210,45 @@ mod tests {
         let text = hosts("web-1", Some(&a));
         assert!(text.contains("10.1.2.3\tweb-1\n") && text.contains("fd00::3\tweb-1\n"));
         assert!(!hosts("web-1", None).contains("web-1"));
+    }
+
+    #[test]
+    fn the_services_names_are_added_and_take_the_place_of_the_nodes() {
+        let names = Names {
+            hosts: vec![
+                ("db".to_owned(), "10.0.0.9".parse().unwrap()),
+                ("db6".to_owned(), "fd00::9".parse().unwrap()),
+            ],
+            dns: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
+            dns_search: vec!["a.example".to_owned(), "b.example".to_owned()],
+            dns_options: vec!["ndots:2".to_owned(), "rotate".to_owned()],
+        };
+        assert_eq!(with_added("127.0.0.1 x".to_owned(), &names), "127.0.0.1 x\n10.0.0.9\tdb\nfd00::9\tdb6\n");
+        let host = "# none\nnameserver 192.0.2.1\nsearch lan\nsortlist 1.2.3.0\noptions edns0\n".to_owned();
+        assert_eq!(
+            with_replaced(host.clone(), &names),
+            "sortlist 1.2.3.0\nnameserver 9.9.9.9\nnameserver 2620:fe::fe\nsearch a.example b.example\noptions ndots:2 rotate\n"
+        );
+        assert_eq!(with_replaced(host.clone(), &Names::default()), host);
+        let only = |names| with_replaced("nameserver 192.0.2.1\nsearch lan\n".to_owned(), &names);
+        assert_eq!(
+            only(Names { dns_search: vec![".".to_owned()], ..Names::default() }),
+            "nameserver 192.0.2.1\n"
+        );
+        assert_eq!(
+            only(Names { dns: vec!["9.9.9.9".parse().unwrap()], ..Names::default() }),
+            "search lan\nnameserver 9.9.9.9\n"
+        );
+    }
+
+    #[test]
+    fn a_name_with_dots_has_a_short_form() {
+        let a = Attachment {
+            address: Ipv4Addr::new(10, 1, 2, 3),
+            address6: Ipv6Addr::UNSPECIFIED,
+            backend: 1,
+            generation: 1,
+        };
+        assert!(hosts("web.example.org", Some(&a)).ends_with("10.1.2.3\tweb.example.org web\n"));
     }
 }

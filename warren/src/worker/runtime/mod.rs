@@ -7,18 +7,23 @@
 //! The snapshot of a task is the first thing made and its container record the last one removed,
 //! so that [`Containerd`]'s list always names what is whole or half-made.
 
+mod bundle;
 mod client;
+mod connect;
 mod containerd;
+pub mod copy;
 pub mod exec;
 mod failure;
 mod files;
 mod health;
+mod host;
 pub mod image;
 mod preflight;
 mod remains;
 mod reset;
 mod rootfs;
 pub mod spec;
+pub mod stats;
 mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -28,6 +33,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use self::{
+    connect::ConnectError,
     containerd::Containerd,
     exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},
@@ -56,6 +62,8 @@ pub struct RuntimeConfig {
     pub state_dir: PathBuf,
     /// What does: the files bound into each container, archives while they are imported.
     pub data_dir: PathBuf,
+    /// Volumes: what is to outlive the containers.
+    pub volumes_dir: PathBuf,
     /// Parent of the containers' cgroups in every hierarchy, `/warren/<node>`.
     pub cgroup_parent: String,
     /// Where what they write goes. It outlives them.
@@ -70,6 +78,7 @@ impl RuntimeConfig {
             node,
             socket,
             namespace: format!("warren-{node}"),
+            volumes_dir: data_dir.join("volumes"),
             state_dir,
             logs: Logs::below(&data_dir),
             data_dir,

@@ -1,5 +1,5 @@
 //! What a container leaves in the kernel and on disk when somebody on the way to its end was
-//! killed, and what the host is like.
+//! killed.
 
 use std::{
     collections::BTreeSet,
@@ -15,29 +15,11 @@ use nix::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{RuntimeConfig, spec::HostLimits};
+use super::RuntimeConfig;
 use crate::model::TaskId;
 
 /// Where runc's shims keep their sockets, whatever their containerd is configured to.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
-/// Most open files a container's process may ask for, as Docker's default is.
-const OPEN_FILES: u64 = 524_288;
-
-/// The limits this host lets its containers have.
-pub(super) fn host_limits() -> HostLimits {
-    let limits = procfs::process::Process::myself().and_then(|p| p.limits());
-    let own = limits.map_or(1024, |l| match l.max_open_files.hard_limit {
-        procfs::process::LimitValue::Value(n) => n,
-        procfs::process::LimitValue::Unlimited => OPEN_FILES,
-    });
-    let score = fs::read_to_string("/proc/self/oom_score_adj").ok();
-    HostLimits {
-        open_files: own.min(OPEN_FILES),
-        oom_score_adj: score.and_then(|s| s.trim().parse().ok()).unwrap_or(0).max(0),
-        unified_cgroup: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
-    }
-}
-
 /// A process, named so that a reused number is not taken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProcessName {
@@ -109,6 +91,21 @@ pub(super) fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
         return Vec::new(); // never the root: all processes are in it
     }
     hierarchies().into_iter().map(|h| h.join(relative)).filter(|d| d.is_dir()).collect()
+}
+
+/// How often the kernel killed in a cgroup, or below it, because memory ran out.
+pub(super) fn oom_kills(cgroup: &str) -> u64 {
+    let mut dirs = Vec::new();
+    for dir in cgroup_dirs(cgroup) {
+        below(&dir, &mut dirs);
+    }
+    // Version 2 counts what is below too, version 1 does not: whether there was any is the same.
+    let files = dirs.iter().flat_map(|d| [d.join("memory.events"), d.join("memory.oom_control")]);
+    files.filter_map(|f| oom_kill_count(&fs::read_to_string(f).ok()?)).sum()
+}
+
+fn oom_kill_count(text: &str) -> Option<u64> {
+    text.lines().find_map(|l| l.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 /// A directory of a cgroup and those below it, deepest first.

@@ -1,6 +1,6 @@
-//! Reads the account files of an image whose layers are in the snapshotter, without leaving a
-//! mount behind: with one layer none is made, with more it is made in a mount namespace that dies
-//! with the thread that made it.
+//! A look into an image whose layers are in the snapshotter, without leaving a mount behind: one is
+//! made in a mount namespace that dies with the thread that made it, and for the account files of
+//! an image of one layer none at all.
 
 use std::{
     fs, io,
@@ -15,7 +15,7 @@ use nix::{
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    unistd::chdir,
+    unistd::{chdir, fchdir},
 };
 
 /// Longest account file that is read.
@@ -36,15 +36,43 @@ pub(super) fn accounts(mounts: &[Mount]) -> io::Result<Accounts> {
     match layers(mount).as_slice() {
         [] => Ok(Accounts::default()),
         [one] => read(one),
-        many => {
-            let many = many.to_vec();
-            std::thread::Builder::new()
-                .name("rootfs".to_owned())
-                .spawn(move || read_merged(&many))?
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the reader of account files panicked")))
-        }
+        many => apart(|| {
+            merge(many)?;
+            read(Path::new(MERGED))
+        }),
     }
+}
+
+/// Runs `work` with a directory of the image as the working directory; `None` when the image has
+/// no such directory. Links in the image can not lead out of it.
+pub(super) fn within<T: Send>(
+    mounts: &[Mount],
+    directory: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<Option<T>> {
+    let Some(mount) = mounts.first() else { return Ok(None) };
+    let layers = layers(mount);
+    let inside = directory.strip_prefix("/").unwrap_or(directory);
+    let inside = if inside == Path::new("") { Path::new(".") } else { inside };
+    apart(|| {
+        let root = match layers.as_slice() {
+            [] => return Ok(None),
+            [one] => one.as_path(),
+            many => {
+                merge(many)?;
+                Path::new(MERGED)
+            }
+        };
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        match openat2(fs::File::open(root)?.as_fd(), inside, how) {
+            Ok(fd) => fchdir(fd)?,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+        work().map(Some)
+    })
 }
 
 /// Reads the accounts of a running container, by its first process.
@@ -61,10 +89,27 @@ fn layers(mount: &Mount) -> Vec<PathBuf> {
     vec![PathBuf::from(&mount.source)]
 }
 
-fn read_merged(layers: &[PathBuf]) -> io::Result<Accounts> {
-    // Of this thread only: its working directory and its mounts are its own from here on.
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+/// Runs `work` in a thread whose mounts and working directory are its own.
+fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let alone = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("rootfs".to_owned())
+            .spawn_scoped(scope, alone)?
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the look into the image panicked")))
+    })
+}
+
+/// Where layers are merged: a directory that is always there and of which nothing is needed.
+const MERGED: &str = "/proc";
+
+/// Mounts layers as one, to be read only.
+fn merge(layers: &[PathBuf]) -> io::Result<()> {
     // Relative names keep a long list of layers within the one page mount options may have.
     let base = layers[0].parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     chdir(base)?;
@@ -72,12 +117,12 @@ fn read_merged(layers: &[PathBuf]) -> io::Result<Accounts> {
         layers.iter().map(|l| l.strip_prefix(base).unwrap_or(l).display().to_string()).collect();
     mount(
         Some("overlay"),
-        "/proc",
+        MERGED,
         Some("overlay"),
         MsFlags::MS_RDONLY,
         Some(format!("lowerdir={}", lower.join(":")).as_str()),
     )?;
-    read(Path::new("/proc"))
+    Ok(())
 }
 
 fn read(root: &Path) -> io::Result<Accounts> {
@@ -142,5 +187,32 @@ mod tests {
         assert_eq!(a, Accounts { passwd: "new".to_owned(), group: "g".to_owned() });
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&d.to_string()), "{mounts}");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn work_is_done_within_a_directory_of_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        for (layer, file) in [("1", "data/old"), ("2", "data/new"), ("2", "plain")] {
+            let file = dir.path().join(layer).join("fs").join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "").unwrap();
+        }
+        std::os::unix::fs::symlink("/data", dir.path().join("2/fs/link")).unwrap();
+        let d = dir.path().display();
+        let names = |lower: String, at: &str| {
+            within(&[overlay(&lower)], Path::new(at), || {
+                let all = fs::read_dir(".")?.map(|e| Ok(e?.file_name().into_string().unwrap()));
+                let mut all = all.collect::<io::Result<Vec<_>>>()?;
+                all.sort();
+                Ok(all)
+            })
+            .unwrap()
+        };
+        let both = format!("{d}/2/fs:{d}/1/fs");
+        assert_eq!(names(both.clone(), "/link").unwrap(), ["new", "old"]);
+        assert_eq!(names(format!("{d}/2/fs"), "/data").unwrap(), ["new"]);
+        assert_eq!(names(both.clone(), "/plain"), None);
+        assert_eq!(names(both, "/data/none"), None);
     }
 }

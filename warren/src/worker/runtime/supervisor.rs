@@ -111,7 +111,10 @@ impl SupervisorConfig {
              disabled_plugins = [\n{disabled}\n]\n\n\
              [grpc]\n  address = {socket}\n\n\
              [debug]\n  level = \"warn\"\n\n\
-             [plugins.\"io.containerd.gc.v1.scheduler\"]\n  deletion_threshold = 1\n",
+             # Collects when something was deleted. With a threshold of pauses it would also wake up\n\
+             # the more often the shorter its collections are, a hundred times a second and more.\n\
+             [plugins.\"io.containerd.gc.v1.scheduler\"]\n  deletion_threshold = 1\n  \
+             pause_threshold = 0.0\n",
             root = quoted(self.root()),
             state = quoted(self.state()),
             disabled = disabled.join("\n"),

@@ -3,7 +3,7 @@
 //! ```text
 //! attach ▸ prepare ▸ (READY, until start_at) ▸ record STARTING ▸ start ▸ record RUNNING ▸ (until healthy) ▸ open to traffic ▸ RUNNING
 //! unhealthy: held ▸ healthy: open ▸ … or unhealthy for too long: stop, FAILED
-//! stop:  close to traffic ▸ SIGTERM ▸ stop_grace ▸ SIGKILL ▸ ┐
+//! stop:  close to traffic ▸ stop signal ▸ stop_grace ▸ SIGKILL ▸ ┐
 //! exit, or what cannot be made: close to traffic ▸ ──────────┴▸ record the end ▸ remove ▸ detach ▸ tell the end
 //! ```
 //!
@@ -23,7 +23,7 @@
 
 use super::{
     Timing,
-    step::{Action, Found, KILL, Outcome, Step, TERM, Trouble, describe_exit},
+    step::{Action, Found, KILL, Outcome, Step, Trouble, describe_exit},
 };
 use crate::{
     model::{ContainerStatus, Health, Probe, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
@@ -123,7 +123,8 @@ impl Machine {
             phase: Phase::Attach,
             status: task.status.clone(),
             end: None,
-            attached: found.attached,
+            // On the node's network, or on none, there is nothing that could be missing.
+            attached: found.attached || !task.spec.network.is_attached(),
             checked: match task.spec.health.probe {
                 Some(Probe::Disabled) => Checked::None,
                 _ => Checked::Unknown,
@@ -259,7 +260,7 @@ impl Machine {
             Phase::Close | Phase::CloseEnded => or_retry(Action::Serve(Gate::Draining)),
             Phase::Terminate { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),
-                None => Step::Do(Action::Kill(TERM)),
+                None => Step::Do(Action::Stop),
             },
             Phase::Kill { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),

@@ -76,6 +76,7 @@ impl World {
                 assert!(!open || !self.checked || (self.good && self.bad < 2), "opened although unhealthy");
                 self.open = open;
             }
+            Action::Stop => assert!(!self.open, "asked to end while open"),
             Action::Kill(signal) => {
                 assert!(!self.open || *signal == KILL, "signalled while open");
                 if matches!(self.container, Some(ContainerState::Running { .. })) && *signal == KILL {
@@ -165,7 +166,7 @@ fn a_whole_life_in_order() {
     let down = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&down),
-        ["Serve(Draining)", "Kill(15)", "Kill(9)", "Serve(Draining)", "Record shutdown", "Remove", "Detach"]
+        ["Serve(Draining)", "Stop", "Kill(9)", "Serve(Draining)", "Record shutdown", "Remove", "Detach"]
     );
     assert_eq!(m.status().state, TaskState::Shutdown);
     assert_eq!(m.status().message, "killed after its stop grace of 20ms");
@@ -493,7 +494,7 @@ fn a_checked_task_runs_from_its_first_success_on_is_held_while_unhealthy_and_end
     let down = probe(&mut m, &mut world, &mut now, false);
     assert_eq!(
         down,
-        ["Serve(Held)", "Kill(15)", "Kill(9)", "Serve(Draining)", "Record failed", "Remove", "Detach"]
+        ["Serve(Held)", "Stop", "Kill(9)", "Serve(Draining)", "Record failed", "Remove", "Detach"]
     );
     assert_eq!((m.status().state, m.status().health), (TaskState::Failed, Health::Unhealthy));
     assert_eq!(m.status().message, "unhealthy: connection refused");
@@ -508,7 +509,10 @@ fn a_checked_task_that_never_gets_healthy_fails_without_ever_being_open() {
     let mut actions = probe(&mut m, &mut world, &mut now, false);
     actions.extend(probe(&mut m, &mut world, &mut now, false));
     assert!(!actions.iter().any(|a| a == "Serve(Open)"), "{actions:?}");
-    assert_eq!((m.status().state, m.status().message.as_str()), (TaskState::Failed, "unhealthy: connection refused"));
+    assert_eq!(
+        (m.status().state, m.status().message.as_str()),
+        (TaskState::Failed, "unhealthy: connection refused")
+    );
     assert!(world.container.is_none() && !world.attached);
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     model::{Task, TaskId, TaskState, TaskStatus, Timestamp},
     worker::{
-        executor::{Exit, Network, NetworkError, Runtime, RuntimeError},
+        executor::{Exit, Network, NetworkError, NetworkNamespace, Runtime, RuntimeError},
         health::{Board, Prober, Tried},
         reports::Reports,
         status_log::{Record, StatusLog},
@@ -247,7 +247,11 @@ impl Outside {
             let why = "the task has no network address; remove and create its service again";
             task.attachment.as_ref().ok_or_else(|| Trouble::Fatal(why.into()))
         };
+        // On the node's network, or on none, there is nothing to do for these.
+        let attached = task.spec.network.is_attached();
         match action {
+            Action::Attach if !attached => return Ok(Outcome::Attached(NetworkNamespace::default())),
+            Action::Serve(_) if !attached => {}
             Action::Attach => {
                 return Ok(Outcome::Attached(
                     self.network.attach(task.id, attachment()?).await.map_err(network)?,
@@ -263,6 +267,7 @@ impl Outside {
             Action::Serve(gate) => {
                 self.network.serve(task.id, attachment()?, gate).await.map_err(network)?;
             }
+            Action::Stop => self.runtime.stop(task.id).await?,
             Action::Kill(signal) => self.runtime.kill(task.id, signal).await?,
             Action::Record(status) => {
                 let record = Record { status, boot: self.boot.to_string() };

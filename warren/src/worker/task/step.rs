@@ -8,8 +8,6 @@ use crate::{
     },
 };
 
-/// SIGTERM.
-pub const TERM: i32 = 15;
 /// SIGKILL.
 pub const KILL: i32 = 9;
 
@@ -28,6 +26,8 @@ pub enum Action {
     Check,
     /// Open to, or close to, new connections.
     Serve(Gate),
+    /// Ask it to end, with its stop signal.
+    Stop,
     /// Send a signal.
     Kill(i32),
     /// Put a status on disk.
@@ -150,7 +150,7 @@ fn describe_code(code: i32) -> String {
         (KILL, "SIGKILL"),
         (11, "SIGSEGV"),
         (13, "SIGPIPE"),
-        (TERM, "SIGTERM"),
+        (15, "SIGTERM"),
         (31, "SIGSYS"),
     ];
     // Past the last real-time signal it is a status of the program's own choice.

@@ -109,6 +109,10 @@ impl Runtime for FakeOutside {
         self.world.ended(self.epoch, task).await
     }
 
+    async fn stop(&self, task: TaskId) -> Result<(), RuntimeError> {
+        self.kill(task, libc::SIGTERM).await
+    }
+
     async fn kill(&self, task: TaskId, signal: i32) -> Result<(), RuntimeError> {
         let kill = |w: &mut World| {
             if w.open.contains(&task) {

@@ -124,7 +124,7 @@ async fn prepare(containerd: &Containerd, task: TaskId, spec: &ExecSpec) -> Resu
         None => None,
         Some(user) => {
             let accounts = blocking(move || rootfs::accounts_of(pid)).await?;
-            Some(resolve_user(&user, &accounts).map_err(|e| ExecError::Invalid(e.in_container()))?)
+            Some(resolve_user(&user, &[], &accounts).map_err(|e| ExecError::Invalid(e.in_container()))?)
         }
     };
     let all = if spec.privileged { blocking(all_capabilities).await? } else { Vec::new() };

@@ -20,7 +20,7 @@ use tokio::io::AsyncRead;
 use self::{archive::Archive, pull::Pulls, read::ImageDocument};
 pub use self::{
     pull::{LayerProgress, LayerState, Pull, PullProgress, When},
-    registry::{MirrorError, Registries, RegistryError},
+    registry::{Registries, RegistriesError, RegistryError},
 };
 use super::client::{CallError, Client, LONG, SHORT, call, found};
 use super::failure::one_line;
@@ -222,14 +222,12 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    pub(super) fn new(client: Client, spool: PathBuf, registries: Registries) -> Self {
-        Self {
-            client,
-            spool,
-            changes: Arc::default(),
-            registries: Arc::new(registries),
-            pulls: Arc::default(),
-        }
+    pub(super) fn new(client: Client, spool: PathBuf) -> Self {
+        Self { client, spool, changes: Arc::default(), registries: Arc::default(), pulls: Arc::default() }
+    }
+
+    pub(super) fn with_registries(self, registries: Registries) -> Self {
+        Self { registries: Arc::new(registries), ..self }
     }
 
     /// Brings the images of an archive: OCI layout or `docker save`, as a tar, perhaps gzipped.

@@ -1,4 +1,5 @@
-//! Who a container runs as: the image's `USER`, looked up in the image's own account files.
+//! Who a container runs as: the service's user, or the image's `USER`, looked up in the image's own
+//! account files.
 
 use crate::worker::runtime::rootfs::Accounts;
 
@@ -13,17 +14,17 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// The image's `USER` is not in the image.
+/// A name is not in the image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
     /// No such name in /etc/passwd.
     #[error(
-        "cannot start: the image's user \"{0}\" is not in its /etc/passwd; use a number or add the user to the image"
+        "cannot start: the user \"{0}\" is not in /etc/passwd of the image; use a number or add the user to the image"
     )]
     User(String),
     /// No such name in /etc/group.
     #[error(
-        "cannot start: the image's group \"{0}\" is not in its /etc/group; use a number or add the group to the image"
+        "cannot start: the group \"{0}\" is not in /etc/group of the image; use a number or add the group to the image"
     )]
     Group(String),
 }
@@ -41,9 +42,9 @@ impl UserError {
 }
 
 /// Looks up `USER`: empty, `user`, `uid`, or either with `:group` or `:gid`. A number without an
-/// entry is taken as it is; further groups come from /etc/group unless a group is named. These are
-/// Docker's rules.
-pub fn resolve_user(user: &str, accounts: &Accounts) -> Result<User, UserError> {
+/// entry is taken as it is; further groups come from /etc/group unless a group is named, and those
+/// of `added`, names or numbers, always. These are Docker's rules.
+pub fn resolve_user(user: &str, added: &[String], accounts: &Accounts) -> Result<User, UserError> {
     let (name, group) = user.split_once(':').unwrap_or((user, ""));
     let number = if name.is_empty() { Some(0) } else { name.parse::<u32>().ok() };
     let entry = accounts.passwd.lines().filter_map(passwd_entry).find(|e| match number {
@@ -62,16 +63,10 @@ pub fn resolve_user(user: &str, accounts: &Accounts) -> Result<User, UserError> 
             groups = accounts.group.lines().filter_map(group_entry).filter(of).map(|g| g.gid).collect();
         }
     } else {
-        let number = group.parse::<u32>().ok();
-        let found = accounts.group.lines().filter_map(group_entry).find(|g| match number {
-            Some(n) => g.gid == n,
-            None => g.name == group,
-        });
-        gid = match (found, number) {
-            (Some(g), _) => g.gid,
-            (None, Some(n)) => n,
-            (None, None) => return Err(UserError::Group(group.to_owned())),
-        };
+        gid = find_group(group, accounts)?;
+    }
+    for group in added {
+        groups.push(find_group(group, accounts)?);
     }
     // The own group is among the further ones, or a process could shed it to gain access that
     // the group is denied.
@@ -79,6 +74,19 @@ pub fn resolve_user(user: &str, accounts: &Accounts) -> Result<User, UserError> 
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|g| seen.insert(*g));
     Ok(User { uid, gid, groups })
+}
+
+fn find_group(group: &str, accounts: &Accounts) -> Result<u32, UserError> {
+    let number = group.parse::<u32>().ok();
+    let found = accounts.group.lines().filter_map(group_entry).find(|g| match number {
+        Some(n) => g.gid == n,
+        None => g.name == group,
+    });
+    match (found, number) {
+        (Some(g), _) => Ok(g.gid),
+        (None, Some(n)) => Ok(n),
+        (None, None) => Err(UserError::Group(group.to_owned())),
+    }
 }
 
 struct PasswdEntry<'a> {
@@ -128,10 +136,25 @@ mod tests {
             ("4000:4001", 4000, 4001, vec![4001]),
             ("12ab", 7, 8, vec![8]),
         ] {
-            assert_eq!(resolve_user(user, &accounts), Ok(User { uid, gid, groups }), "{user}");
+            assert_eq!(resolve_user(user, &[], &accounts), Ok(User { uid, gid, groups }), "{user}");
         }
-        assert_eq!(resolve_user("nobody", &accounts), Err(UserError::User("nobody".to_owned())));
-        assert_eq!(resolve_user("web:nogroup", &accounts), Err(UserError::Group("nogroup".to_owned())));
-        assert_eq!(resolve_user("", &Accounts::default()), Ok(User { uid: 0, gid: 0, groups: vec![0] }));
+        assert_eq!(resolve_user("nobody", &[], &accounts), Err(UserError::User("nobody".to_owned())));
+        assert_eq!(resolve_user("web:nogroup", &[], &accounts), Err(UserError::Group("nogroup".to_owned())));
+        assert_eq!(resolve_user("", &[], &Accounts::default()), Ok(User { uid: 0, gid: 0, groups: vec![0] }));
+    }
+
+    #[test]
+    fn further_groups_are_added_to_those_of_the_user() {
+        let accounts = Accounts {
+            passwd: "web:x:101:102::/:\n".to_owned(),
+            group: "log:x:200:web\nvideo:x:44:\n".to_owned(),
+        };
+        let added = |names: &[&str], user: &str| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            resolve_user(user, &names, &accounts).map(|u| u.groups)
+        };
+        assert_eq!(added(&["video", "7", "200"], "web"), Ok(vec![102, 200, 44, 7]));
+        assert_eq!(added(&["video"], "5:6"), Ok(vec![6, 44]));
+        assert_eq!(added(&["nogroup"], "web"), Err(UserError::Group("nogroup".to_owned())));
     }
 }

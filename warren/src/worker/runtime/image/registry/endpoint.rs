@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use hyper::Uri;
 
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
 use super::Registries;
 use crate::model::ImageReference;
 
@@ -23,18 +25,27 @@ pub(super) struct Endpoint {
     pub(super) origin: bool,
 }
 
-/// A mirror that cannot be one.
+/// Something said of registries that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("bad mirror \"{0}\": write REGISTRY=URL[,URL], for example docker.io=https://mirror.example")]
-pub struct MirrorError(String);
+pub enum RegistriesError {
+    /// A mirror.
+    #[error("bad mirror \"{0}\": write REGISTRY=URL[,URL], for example docker.io=https://mirror.example")]
+    Mirror(String),
+    /// A registry without TLS.
+    #[error("bad registry \"{0}\": write HOST[:PORT], for example registry.lan:5000")]
+    Plain(String),
+    /// Certificates.
+    #[error("there is no certificate in it: it must hold one or more in PEM form")]
+    Authorities,
+}
 
 impl Registries {
     /// Takes in `REGISTRY=URL[,URL]`.
     ///
     /// # Errors
     /// When it does not read so.
-    pub fn add_mirror(&mut self, text: &str) -> Result<(), MirrorError> {
-        let bad = || MirrorError(text.to_owned());
+    pub fn add_mirror(&mut self, text: &str) -> Result<(), RegistriesError> {
+        let bad = || RegistriesError::Mirror(text.to_owned());
         let (registry, urls) = text.split_once('=').ok_or_else(bad)?;
         // A reference's own grammar says what a registry may be called.
         let reference: ImageReference = format!("{registry}/x").parse().map_err(|_| bad())?;
@@ -51,6 +62,34 @@ impl Registries {
             }
             list.push(url.trim_end_matches('/').to_owned());
         }
+        Ok(())
+    }
+
+    /// Allows plain HTTP to `HOST[:PORT]`.
+    ///
+    /// # Errors
+    /// When it does not read so.
+    pub fn add_plain(&mut self, host: &str) -> Result<(), RegistriesError> {
+        let reference = format!("{host}/x").parse::<ImageReference>();
+        if reference.is_err() || host.contains('/') {
+            return Err(RegistriesError::Plain(host.to_owned()));
+        }
+        self.plain.insert(host.to_owned());
+        Ok(())
+    }
+
+    /// Trusts the authorities of these certificates (PEM), too.
+    ///
+    /// # Errors
+    /// When there is none in it.
+    pub fn add_authorities(&mut self, pem: &[u8]) -> Result<(), RegistriesError> {
+        let mut roots = rustls::RootCertStore::empty();
+        let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
+        if roots.add_parsable_certificates(certificates).0 == 0 {
+            return Err(RegistriesError::Authorities);
+        }
+        self.authorities.extend_from_slice(pem);
+        self.authorities.push(b'\n');
         Ok(())
     }
 

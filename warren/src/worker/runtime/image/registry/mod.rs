@@ -14,7 +14,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use self::client::{Document, Registry, TRIES, pause};
-pub use self::endpoint::MirrorError;
+pub use self::endpoint::RegistriesError;
 
 use super::super::failure::one_line;
 
