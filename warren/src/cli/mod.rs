@@ -28,7 +28,8 @@ use tonic::transport::Channel;
 use crate::{
     proto::v1::{
         containers_client::ContainersClient, control_client::ControlClient, images_client::ImagesClient,
-        logs_client::LogsClient, node_local_client::NodeLocalClient, volumes_client::VolumesClient,
+        logs_client::LogsClient, node_local_client::NodeLocalClient, probes_client::ProbesClient,
+        volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -136,6 +137,10 @@ impl Context {
 
     async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
         Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn probes(&self) -> anyhow::Result<ProbesClient<Channel>> {
+        Ok(ProbesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {

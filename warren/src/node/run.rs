@@ -20,7 +20,7 @@ use super::{
     describe::describe,
     housekeeping,
     identity::{DataDir, RuntimeRecord},
-    local::{Containers, Images, Logs, NodeLocal, Volumes},
+    local::{Containers, Images, Logs, NodeLocal, Probes, Volumes},
     preflight,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     proto::v1::{
         containers_server::ContainersServer, control_server::ControlServer,
         dispatcher_server::DispatcherServer, images_server::ImagesServer, logs_server::LogsServer,
-        node_local_server::NodeLocalServer, volumes_server::VolumesServer,
+        node_local_server::NodeLocalServer, probes_server::ProbesServer, volumes_server::VolumesServer,
     },
     raft, rpc,
     seal::Sealer,
@@ -119,6 +119,8 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         containerd_pid: containerd.supervisor.as_ref().map(runtime::Supervisor::pid),
         net: net.clone(),
     };
+    // Filled by the worker, which starts only once the door is open.
+    let board = worker::health::Board::default();
     let logs = Logs { logs: layout.logs(), assignment: assigned.clone() };
     let images = Images { node, images, store: store.clone() };
     let room = housekeeping::keep_room(
@@ -145,6 +147,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         .add_service(VolumesServer::new(volumes).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(ContainersServer::new(containers).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(ProbesServer::new(Probes { board: board.clone() }))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving);
@@ -155,6 +158,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
             description: describe(config),
             data_dir: layout.worker_dir(),
             timing: worker::Timing::default(),
+            probes: board,
         },
         rpc::dial_lazy(&config.socket),
         containerd.runtime.clone(),
