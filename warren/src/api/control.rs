@@ -6,9 +6,9 @@ use futures::Stream;
 use tokio::sync::mpsc::Sender;
 use tonic::{Request, Response, Status};
 
-use super::{HostPorts, error};
+use super::{HostPorts, error, events::Events, services::spec_of};
 use crate::{
-    model::{self, Id, NodeId, PortSpec, ServiceId, TaskState, Timestamp, validate},
+    model::{self, NodeId, ServiceId, TaskState, Timestamp},
     proto::v1::{self, control_server},
     seal::Sealer,
     store::{Store, View},
@@ -16,20 +16,23 @@ use crate::{
 
 /// Serves users from the store.
 pub struct Control {
-    store: Store,
-    host_ports: Arc<dyn HostPorts>,
+    pub(super) store: Store,
+    pub(super) host_ports: Arc<dyn HostPorts>,
     pub(super) sealer: Sealer,
+    events: Events,
 }
 
 impl Control {
     /// A service over `store`; `host_ports` knows the node's own listeners, `sealer` seals what
-    /// registries are told of their users.
+    /// registries are told of their users. Begins to remember what happens: to be called in a
+    /// runtime.
     #[must_use]
     pub fn new(store: Store, host_ports: Arc<dyn HostPorts>, sealer: Sealer) -> Self {
-        Self { store, host_ports, sealer }
+        let events = Events::start(store.clone(), now);
+        Self { store, host_ports, sealer, events }
     }
 
-    async fn view(&self) -> Result<View, Status> {
+    pub(super) async fn view(&self) -> Result<View, Status> {
         self.store.read().await.map_err(|e| error::store(&e))
     }
 }
@@ -40,32 +43,11 @@ fn now() -> Timestamp {
 }
 
 /// The service called `asked`, by name or id.
-fn find<'v>(view: &'v View, asked: &str) -> Result<&'v model::Service, Status> {
+pub(super) fn find<'v>(view: &'v View, asked: &str) -> Result<&'v model::Service, Status> {
     let by_id = asked.parse::<ServiceId>().ok().and_then(|id| view.service(id));
     view.service_by_name(asked).or(by_id).ok_or_else(|| {
         Status::not_found(format!("no service is called \"{asked}\": see `warren service ls`"))
     })
-}
-
-/// Why another service's ports keep these from being published, if they do.
-fn port_conflict(view: &View, of: ServiceId, ports: &[PortSpec]) -> Option<String> {
-    for other in view.services().filter(|s| s.id != of) {
-        for taken in &other.spec.publish {
-            if let Some(p) = ports.iter().find(|p| p.conflicts(taken)) {
-                let name = &other.spec.name;
-                let cure = if other.removing {
-                    "which is being removed: try again when it is gone".to_owned()
-                } else {
-                    format!("choose another port or remove that service (`warren service rm {name}`)")
-                };
-                return Some(format!(
-                    "port {}/{} is already published by service {name}; {cure}",
-                    p.published, p.protocol
-                ));
-            }
-        }
-    }
-    None
 }
 
 fn tasks_of(view: &View, service: ServiceId) -> Vec<v1::Task> {
@@ -103,60 +85,23 @@ impl control_server::Control for Control {
         request: Request<v1::CreateServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
         let v1::CreateServiceRequest { spec, registry_auth } = request.into_inner();
-        let spec = spec.ok_or_else(|| Status::invalid_argument("the request has no service"))?;
-        let mut spec =
-            model::ServiceSpec::try_from(spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let mut spec = spec_of(spec)?;
         self.seal_auth(&mut spec, registry_auth, None)?;
-        validate::service(&spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        for port in &spec.publish {
-            if let Some(address) = port.host_ip.filter(|a| !self.host_ports.has_address(*a)) {
-                return Err(Status::failed_precondition(format!(
-                    "cannot publish {port}: this node has no address {address}; choose one that `ip address` shows, or leave it away"
-                )));
-            }
-            if let Some(owner) = self.host_ports.owner(*port).await {
-                return Err(Status::failed_precondition(format!(
-                    "port {}/{} is in use on this node by {owner}: choose another port or stop that process",
-                    port.published, port.protocol
-                )));
-            }
-        }
-        let service = model::Service {
-            id: Id::from_random(rand::random()),
-            version: 0,
-            spec_version: 1,
-            datapath_id: 0,
-            spec,
-            previous: None,
-            removing: false,
-            created_at: now(),
-        };
-        let stored = self
-            .store
-            .update(|tx| {
-                if let Some(taken) = tx.service_by_name(&service.spec.name) {
-                    let cure = if taken.removing {
-                        "it is being removed: try again when it is gone"
-                    } else {
-                        "choose another name or remove that one"
-                    };
-                    return Err(Status::already_exists(format!(
-                        "a service called {} exists already; {cure}",
-                        service.spec.name
-                    )));
-                }
-                if let Some(why) = port_conflict(tx, service.id, &service.spec.publish) {
-                    return Err(Status::failed_precondition(why));
-                }
-                tx.put_service(service.clone());
-                Ok(service.id)
-            })
-            .await
-            .map_err(error::update)?;
-        let view = self.store.view();
-        // It can be gone again already: then what was asked for is the answer.
-        let service = view.service(stored).map_or(service, |s| s.clone());
-        Ok(Response::new(service.into()))
+        Ok(Response::new(self.create(spec, now()).await?.into()))
+    }
+
+    async fn update_service(
+        &self,
+        request: Request<v1::UpdateServiceRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
+        Ok(Response::new(self.update(request.into_inner()).await?.into()))
+    }
+
+    async fn rollback_service(
+        &self,
+        request: Request<v1::RollbackServiceRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
+        Ok(Response::new(self.rollback(&request.into_inner().service).await?.into()))
     }
 
     async fn get_service(
@@ -194,25 +139,7 @@ impl control_server::Control for Control {
         request: Request<v1::ScaleServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
         let v1::ScaleServiceRequest { service: asked, replicas } = request.into_inner();
-        let id = self
-            .store
-            .update(|tx| {
-                let mut service = find(tx, &asked)?.clone();
-                if service.removing {
-                    return Err(Status::failed_precondition(format!(
-                        "service {asked} is being removed and cannot be scaled"
-                    )));
-                }
-                service.spec.replicas = replicas;
-                validate::service(&service.spec).map_err(|e| Status::invalid_argument(e.to_string()))?;
-                let id = service.id;
-                tx.put_service(service);
-                Ok(id)
-            })
-            .await
-            .map_err(error::update)?;
-        let view = self.store.view();
-        Ok(Response::new(find(&view, id.as_str())?.clone().into()))
+        Ok(Response::new(self.scale(&asked, replicas).await?.into()))
     }
 
     async fn remove_service(
@@ -295,6 +222,16 @@ impl control_server::Control for Control {
                 several.len()
             ))),
         }
+    }
+
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let receiver = self.events.watch(request.into_inner())?;
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 }
 

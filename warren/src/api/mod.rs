@@ -4,6 +4,8 @@
 mod control;
 mod credentials;
 mod error;
+mod events;
+mod services;
 #[cfg(test)]
 mod tests;
 

@@ -46,36 +46,48 @@ fn judge(
     if service.spec != wanted.spec {
         return Judgement::Hopeless(format!("service {name} was changed again by someone else"));
     }
+    // Those of another spec are being replaced: how they end says nothing about this one.
+    let (of_this, outdated): (Vec<&Task>, Vec<&Task>) =
+        tasks.iter().partition(|t| service.spec.task.same_container(&t.spec));
     // A task that ended by itself is a failure even with status 0: a service is meant to run.
-    let ended = tasks.iter().find(|t| {
+    let ended = of_this.iter().find(|t| {
         !before.contains(&t.id)
             && t.desired <= TaskState::Running
             && matches!(t.status.state, TaskState::Failed | TaskState::Rejected | TaskState::Complete)
     });
     let ended = ended.or_else(|| {
-        tasks.iter().find(|t| {
+        of_this.iter().find(|t| {
             !before.contains(&t.id) && matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
         })
     });
+    let old = outdated.iter().filter(|t| t.is_live()).count();
     if let Some(t) = ended {
         let reason = if t.status.message.is_empty() { t.status.state.name() } else { &t.status.message };
-        return Judgement::Hopeless(format!(
-            "task {name}.{} did not stay up: {reason}; the service is kept and tried again, see `warren service ps {name}`",
-            t.slot
-        ));
+        let outlook = match old {
+            0 => format!("the service is kept and tried again, see `warren service ps {name}`"),
+            1 => format!("1 task of the spec before goes on, `warren service rollback {name}` returns to it"),
+            n => {
+                format!("{n} tasks of the spec before go on, `warren service rollback {name}` returns to it")
+            }
+        };
+        return Judgement::Hopeless(format!("task {name}.{} did not stay up: {reason}; {outlook}", t.slot));
     }
     let wanted_running = service.spec.replicas as usize;
-    let running = tasks.iter().filter(|t| t.is_live() && t.status.state == TaskState::Running).count();
+    let live = of_this.iter().filter(|t| t.is_live());
+    let running = live.clone().filter(|t| t.status.state == TaskState::Running).count();
     let leaving =
         tasks.iter().filter(|t| t.desired > TaskState::Running && !t.status.state.is_final()).count();
     let mut text = format!("{name}: {running}/{wanted_running} running");
+    if old > 0 {
+        text.push_str(&format!(", {old} to be replaced"));
+    }
     if leaving > 0 {
         text.push_str(&format!(", {leaving} stopping"));
     }
-    if running == wanted_running && leaving == 0 && tasks.iter().filter(|t| t.is_live()).count() == running {
+    if running == wanted_running && old + leaving == 0 && live.clone().count() == running {
         return Judgement::Reached(text);
     }
-    let slowest = tasks.iter().filter(|t| t.is_live()).min_by_key(|t| (t.status.state, t.slot));
+    let slowest = live.min_by_key(|t| (t.status.state, t.slot));
     if let Some(t) = slowest.filter(|t| t.status.state < TaskState::Running) {
         text.push_str(&format!(" ({}.{} {}", name, t.slot, t.status.state));
         if !t.status.message.is_empty() {
@@ -286,6 +298,7 @@ mod tests {
             },
             created_at: Timestamp(0),
             start_at: Timestamp(0),
+            restarts: Vec::new(),
         }
     }
 
@@ -325,6 +338,34 @@ mod tests {
         let old = [task(1, Shutdown, Failed, "x"), task(2, Running, Running, "")];
         let before = BTreeSet::from([old[0].id]);
         assert!(matches!(judge(&s, Some(&s), &old, &before), Judgement::Reached(_)));
+    }
+
+    #[test]
+    fn an_update_is_done_when_nothing_of_the_old_is_left() {
+        let mut s = service(2);
+        s.spec.task.env.push(("A".into(), "1".into()));
+        let new = |n, state, message: &str| {
+            let mut t = task(n, Running, state, message);
+            t.spec = s.spec.task.clone();
+            t
+        };
+        let none = BTreeSet::new();
+        let old = task(2, Running, Running, "");
+        let judged = |tasks: &[Task]| judge(&s, Some(&s), tasks, &none);
+        assert_eq!(
+            judged(&[new(1, Running, ""), old.clone()]),
+            Judgement::Waiting("web: 1/2 running, 1 to be replaced".into())
+        );
+        // How the old one ends is no news, not even when it fails to stop well.
+        let ended = task(3, Shutdown, Failed, "exited with status 1");
+        assert!(matches!(judged(&[new(1, Running, ""), new(2, Running, ""), ended]), Judgement::Reached(_)));
+        let Judgement::Hopeless(why) = judged(&[new(1, Failed, "exited with status 3"), old]) else {
+            panic!()
+        };
+        assert!(
+            why.contains("web.1 did not stay up: exited with status 3; 1 task of the spec before"),
+            "{why}"
+        );
     }
 
     #[test]

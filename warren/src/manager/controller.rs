@@ -13,6 +13,9 @@ use crate::{
 /// Between two tries when the store does not answer.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(2));
 
+/// A pass is never further away than this when one is wanted.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
 /// Runs until cancelled. A pass looks at everything: what happened between two passes, and in
 /// which order, makes no difference.
 pub(super) async fn run(store: Store, clock: Clock, mut mint: Mint, cancel: CancellationToken) {
@@ -21,18 +24,16 @@ pub(super) async fn run(store: Store, clock: Clock, mut mint: Mint, cancel: Canc
     loop {
         changes.borrow_and_update();
         let now = clock();
-        let pass = store.update(|tx| {
-            pass(tx, now, &mut mint);
-            Ok::<_, Infallible>(())
-        });
+        let pass = store.update(|tx| Ok::<_, Infallible>(pass(tx, now, &mut mint)));
         let done = tokio::select! {
             () = cancel.cancelled() => return,
             done = pass => done,
         };
         let again = match done {
-            Ok(()) => {
+            Ok(wake_at) => {
                 back_off = BACK_OFF.0;
-                None
+                // A clock that was set back must not put off what is due for long.
+                wake_at.map(|at| at.since(now).clamp(BACK_OFF.0, LONGEST_SLEEP))
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot store what was decided; trying again in {back_off:?}");
@@ -49,10 +50,14 @@ pub(super) async fn run(store: Store, clock: Clock, mut mint: Mint, cancel: Canc
     }
 }
 
-/// Every stage once, each on what the ones before it left.
-pub(super) fn pass(tx: &mut Tx, now: Timestamp, mint: &mut Mint) {
+/// Every stage once, each on what the ones before it left. Returns when to look again though
+/// nothing changed.
+pub(super) fn pass(tx: &mut Tx, now: Timestamp, mint: &mut Mint) -> Option<Timestamp> {
+    let mut wake_at: Option<Timestamp> = None;
     let mut stage = |plan: &mut dyn FnMut(&View) -> Plan| {
-        for change in plan(tx).changes {
+        let plan = plan(tx);
+        wake_at = wake_at.into_iter().chain(plan.wake_at).min();
+        for change in plan.changes {
             tx.change(change);
         }
     };
@@ -60,4 +65,5 @@ pub(super) fn pass(tx: &mut Tx, now: Timestamp, mint: &mut Mint) {
     stage(&mut |view| orchestrator::reaper::plan(view));
     stage(&mut |view| allocator::plan(view, now));
     stage(&mut |view| scheduler::plan(view, now));
+    wake_at
 }

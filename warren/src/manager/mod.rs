@@ -9,8 +9,9 @@
 //!
 //! The stages are pure functions from a view to a [`Plan`]; none knows another. One loop
 //! (`controller`) runs them in this order inside one transaction, so that a new service is
-//! assigned in a single commit, and again after every change of the store. There are no timers:
-//! a restart delay is a moment written into the task, which its node waits for.
+//! assigned in a single commit, and again after every change of the store. A restart
+//! delay is a moment written into the task, which its node waits for; where the passing of time
+//! alone matters, a plan says when to look again.
 //!
 //! The loop lives as long as a term of leadership. The dispatcher answers all the time; without
 //! leadership its store refuses and its sessions end.

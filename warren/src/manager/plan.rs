@@ -2,18 +2,25 @@
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::model::{Change, TaskId};
+use crate::model::{Change, TaskId, Timestamp};
 
 /// What a stage wants changed. Whole objects: nothing is left to whoever carries it out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the order to apply them.
     pub changes: Vec<Change>,
+    /// When to decide again though nothing changed; `None` when only a change can matter.
+    pub wake_at: Option<Timestamp>,
 }
 
 impl Plan {
     pub(super) fn push(&mut self, change: Change) {
         self.changes.push(change);
+    }
+
+    /// Asks to be asked again at `at`, or earlier.
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 }
 

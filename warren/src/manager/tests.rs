@@ -21,6 +21,9 @@ use crate::{
 enum Step {
     /// Creates the service or sets its replicas.
     Scale(u8, u32),
+    /// Changes what the service's tasks run.
+    Update(u8, u32),
+    Rollback(u8),
     Remove(u8),
     /// The `nth` task that a node knows of makes a step.
     Work(usize, Progress),
@@ -43,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
     let end = prop::sample::select(vec![TaskState::Failed, TaskState::Complete, TaskState::Rejected]);
     prop_oneof![
         2 => (0..3u8, 0..6u32).prop_map(|(s, n)| Step::Scale(s, n)),
+        2 => (0..3u8, 0..4u32).prop_map(|(s, n)| Step::Update(s, n)),
+        1 => (0..3u8).prop_map(Step::Rollback),
         1 => (0..3u8).prop_map(Step::Remove),
         8 => any::<usize>().prop_map(|n| Step::Work(n, Progress::On)),
         3 => (any::<usize>(), end).prop_map(|(n, e)| Step::Work(n, Progress::End(e))),
@@ -136,6 +141,15 @@ impl World {
                 })
                 .await;
             }
+            Step::Update(s, n) => {
+                self.change(s, |service| {
+                    let mut spec = service.spec.clone();
+                    spec.task.force_update = n;
+                    Some(spec)
+                })
+                .await;
+            }
+            Step::Rollback(s) => self.change(s, |service| service.previous.clone()).await,
             Step::Remove(s) => {
                 self.update(|tx| {
                     if let Some(s) = tx.service_by_name(&format!("s{s}")).cloned() {
@@ -161,6 +175,18 @@ impl World {
             Step::Wait(ms) => self.now.0 += ms,
             Step::Pass => self.pass().await,
         }
+    }
+
+    /// As the API does it.
+    async fn change(&self, service: u8, spec: impl Fn(&Service) -> Option<ServiceSpec>) {
+        self.update(|tx| {
+            let Some(mut s) = tx.service_by_name(&format!("s{service}")).cloned() else { return };
+            let Some(spec) = spec(&s).filter(|spec| *spec != s.spec && !s.removing) else { return };
+            s.previous = Some(std::mem::replace(&mut s.spec, spec));
+            s.spec_version += 1;
+            tx.put_service(s);
+        })
+        .await;
     }
 
     async fn work(&self, id: TaskId, progress: Progress) {
@@ -198,7 +224,11 @@ impl World {
                 self.work(id, Progress::On).await;
             }
             self.now.0 += 5000;
-            let waits = self.store.view().tasks().any(|t| at_work(t) && t.status.state != TaskState::Running);
+            let view = self.store.view();
+            let unlike =
+                |t: &Task| view.service(t.service).is_some_and(|s| !s.spec.task.same_container(&t.spec));
+            let waits =
+                view.tasks().any(|t| at_work(t) && (t.status.state != TaskState::Running || unlike(t)));
             if self.store.view().version() == before && !waits {
                 return;
             }
@@ -210,6 +240,25 @@ impl World {
 /// A node knows of it and it has not ended.
 fn at_work(t: &Task) -> bool {
     t.status.state >= TaskState::Assigned && !t.status.state.is_final()
+}
+
+/// What an update may do in one pass: end one running task, and that only while all others run.
+fn check_update(before: &View, after: &View) -> Result<(), TestCaseError> {
+    for s in after.services() {
+        let running = |t: &&Task| t.status.state == TaskState::Running;
+        let ended: Vec<_> = after
+            .tasks_of_service(s.id)
+            .filter(running)
+            .filter(|t| t.desired == TaskState::Shutdown)
+            .collect();
+        prop_assert!(ended.len() <= 1, "{} running tasks are away at a time", ended.len());
+        let asked_now = ended.iter().any(|t| before.task(t.id).is_some_and(|b| b.is_live()));
+        if asked_now {
+            let left = after.tasks_of_service(s.id).filter(|t| t.is_live()).filter(running).count();
+            prop_assert_eq!(left + 1, s.spec.replicas as usize, "one was ended while others did not run");
+        }
+    }
+    Ok(())
 }
 
 /// What holds at every moment after the manager has looked.
@@ -250,9 +299,11 @@ proptest! {
         runtime().block_on(async {
             let mut world = World::new().await;
             for s in &steps {
+                let before = world.store.view();
                 world.step(s).await;
                 if matches!(s, Step::Pass) {
                     check(&world.store.view())?;
+                    check_update(&before, &world.store.view())?;
                     // A pass leaves nothing for another one.
                     let version = world.store.view().version();
                     world.pass().await;
@@ -268,6 +319,8 @@ proptest! {
                     .filter(|t| t.is_live() && t.status.state == TaskState::Running)
                     .count();
                 prop_assert_eq!(running, s.spec.replicas as usize);
+                let mut live = view.tasks_of_service(s.id).filter(|t| t.is_live());
+                prop_assert!(live.all(|t| s.spec.task.same_container(&t.spec)), "an update was not finished");
             }
             for s in 0..3 {
                 world.step(&Step::Remove(s)).await;

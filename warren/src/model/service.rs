@@ -77,6 +77,8 @@ pub struct TaskSpec {
     pub stop_grace: Duration,
     /// What happens when a task ends.
     pub restart: RestartPolicy,
+    /// Counts what replaces tasks though nothing else changed.
+    pub force_update: u32,
 }
 
 /// When an ended task is replaced.
@@ -107,6 +109,8 @@ pub struct RestartPolicy {
 impl RestartPolicy {
     /// No replacement waits longer than this.
     pub const MAX_DELAY: Duration = Duration::from_secs(60);
+    /// Most replacements that a limit can allow: each is remembered.
+    pub const MAX_ATTEMPTS: u32 = 1000;
     /// A task that ran for this long was healthy: the delay starts anew after it.
     pub const STABLE_AFTER: Duration = Duration::from_secs(10);
 }
@@ -156,7 +160,26 @@ impl TaskSpec {
             stop_signal: None,
             stop_grace: DEFAULT_STOP_GRACE,
             restart: RestartPolicy::default(),
+            force_update: 0,
         }
+    }
+
+    /// Whether a container made of `other` is as good as one made of this. What is of no
+    /// consequence to a container that runs (how its image was got, what happens after its end)
+    /// makes no difference.
+    #[must_use]
+    pub fn same_container(&self, other: &Self) -> bool {
+        // The usual case, without a copy.
+        if self == other {
+            return true;
+        }
+        let other = Self {
+            pull: self.pull,
+            registry_auth: self.registry_auth.clone(),
+            restart: self.restart,
+            ..other.clone()
+        };
+        *self == other
     }
 }
 

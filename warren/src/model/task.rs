@@ -209,6 +209,9 @@ pub struct Task {
     pub created_at: Timestamp,
     /// Not started before this moment (restart back-off).
     pub start_at: Timestamp,
+    /// When earlier tasks of the slot were replaced because they had ended, up to the making of
+    /// this one; oldest first, and only as many as the restart policy has to count.
+    pub restarts: Vec<Timestamp>,
 }
 
 impl Task {

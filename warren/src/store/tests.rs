@@ -56,6 +56,7 @@ fn task(n: u8, service: &Service, node: Option<u8>) -> Task {
         },
         created_at: Default::default(),
         start_at: Default::default(),
+        restarts: Vec::new(),
     }
 }
 

@@ -52,18 +52,11 @@ impl Args {
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let wait = args.wait;
     let spec = args.spec(&|name| std::env::var(name).ok())?;
-    let published = spec.publish.clone();
     let registry_auth = credentials::registry_auth(&spec.task.image).map(|a| (&a).into());
     let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth };
     let created = context.control().await?.create_service(request).await?.into_inner();
     let service = Service::try_from(created)?;
-    for p in published.iter().filter(|p| p.host_ip.is_none()) {
-        // The programs run before the host's firewall: say so where it matters.
-        eprintln!(
-            "{}: port {}/{} is open to every network this node is on, before any host firewall",
-            service.spec.name, p.published, p.protocol
-        );
-    }
+    super::announce(&service, service.spec.publish.iter());
     if !wait.detach {
         progress::until_running(context, &service, progress::Failures::All, wait.timeout).await?;
     }

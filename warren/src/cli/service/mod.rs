@@ -7,13 +7,15 @@ mod logs;
 mod ls;
 mod ps;
 mod rm;
+mod rollback;
 mod scale;
 mod show;
+mod update;
 
 use clap::Subcommand;
 
 use super::Context;
-use crate::model::Task;
+use crate::model::{PortSpec, Service, Task};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -30,6 +32,10 @@ pub(super) enum Verb {
     Inspect(inspect::Args),
     /// Change the number of replicas and wait until they run.
     Scale(scale::Args),
+    /// Change a service, replace its tasks one by one where they must be, and wait until all run.
+    Update(Box<update::Args>),
+    /// Return a service to its spec before the last update, and wait until all tasks run it.
+    Rollback(rollback::Args),
     /// Remove services and wait until nothing of them is left.
     #[command(visible_alias = "remove")]
     Rm(rm::Args),
@@ -43,7 +49,19 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Logs(args) => logs::run(args, context).await,
         Verb::Inspect(args) => inspect::run(args, context).await,
         Verb::Scale(args) => scale::run(args, context).await,
+        Verb::Update(args) => update::run(*args, context).await,
+        Verb::Rollback(args) => rollback::run(args, context).await,
         Verb::Rm(args) => rm::run(args, context).await,
+    }
+}
+
+/// Says where the programs run before the host's firewall.
+fn announce<'a>(service: &Service, ports: impl Iterator<Item = &'a PortSpec>) {
+    for p in ports.filter(|p| p.host_ip.is_none()) {
+        eprintln!(
+            "{}: port {}/{} is open to every network this node is on, before any host firewall",
+            service.spec.name, p.published, p.protocol
+        );
     }
 }
 

@@ -88,6 +88,7 @@ fn task(t: &TaskSpec) -> Value {
             "max_attempts": t.restart.max_attempts,
             "window_ms": ms(t.restart.window),
         },
+        "force_update": t.force_update,
     })
 }
 

@@ -109,6 +109,7 @@ mod tests {
             },
             created_at: Timestamp(1),
             start_at: Timestamp(1),
+            restarts: Vec::new(),
         };
         use TaskState::{Assigned, Failed, Remove, Running};
         let replica = crate::store::Replica::default();

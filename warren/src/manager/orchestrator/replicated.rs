@@ -1,10 +1,11 @@
 //! Replicated services: as many tasks as `replicas` says.
 
-use std::{cmp::Reverse, time::Duration};
+use std::cmp::Reverse;
 
 use super::{
-    restart::Restart,
+    restart::{self, Restart},
     slots::{self, Use},
+    update,
 };
 use crate::{
     manager::{Mint, Plan},
@@ -12,8 +13,8 @@ use crate::{
     store::View,
 };
 
-/// Makes what is missing and ends what is too much, for every service that stays. A service has
-/// at most one live task per slot and at most `replicas` of them.
+/// Makes what is missing, ends what is too much and replaces what is outdated, for every service
+/// that stays. A service has at most one live task per slot and at most `replicas` of them.
 ///
 /// Scaling down prefers slots that do not run, then the highest; the tasks of a slot that goes are
 /// removed, records and all. A task that no node knows of yet is removed at once.
@@ -28,7 +29,7 @@ pub(in crate::manager) fn plan(view: &View, now: Timestamp, mint: &mut Mint) -> 
 fn one(view: &View, service: &Service, now: Timestamp, mint: &mut Mint, plan: &mut Plan) {
     let slots = slots::of(view.tasks_of_service(service.id));
     let replicas = service.spec.replicas as usize;
-    let mut taken: Vec<(u32, Use)> = Vec::new();
+    let mut taken: Vec<(u32, Use<'_>)> = Vec::new();
     let mut free: Vec<(u32, Restart)> = Vec::new();
     for (number, tasks) in &slots {
         match slots::usage(service, tasks) {
@@ -38,17 +39,43 @@ fn one(view: &View, service: &Service, now: Timestamp, mint: &mut Mint, plan: &m
     }
 
     // What stays comes first: running ones, then low numbers.
-    taken.sort_by_key(|(number, used)| (Reverse(matches!(used, Use::Live { running: true })), *number));
+    taken.sort_by_key(|(number, used)| (Reverse(used.is_running()), *number));
     let surplus = taken.split_off(replicas.min(taken.len()));
 
     // Slots that were used before first: they know how long their next task has to wait.
     let missing = replicas - taken.len();
     let unwanted = free.split_off(missing.min(free.len()));
-    let fresh = (1u32..).filter(|n| !slots.contains_key(n)).map(|n| (n, Restart { delay: Duration::ZERO }));
+    let fresh = (1u32..).filter(|n| !slots.contains_key(n)).map(|n| (n, Restart::AT_ONCE));
     let fresh = fresh.take(missing - free.len());
     for (number, restart) in free.into_iter().chain(fresh) {
-        let start_at = now.after(restart.delay);
-        plan.push(Change::PutTask(new_task(service, number, now, start_at, mint)));
+        plan.push(Change::PutTask(new_task(service, number, now, restart, mint)));
+    }
+
+    let step = update::step(service, &slots, &taken, missing > 0, now);
+    for task in step.end {
+        if task.status.state >= TaskState::Assigned {
+            // Its record stays, as history.
+            plan.push(Change::PutTask(Task { desired: TaskState::Shutdown, ..task.clone() }));
+            continue;
+        }
+        plan.push(Change::RemoveTask(task.id));
+        let rest: Vec<_> = slots[&task.slot].iter().copied().filter(|t| t.id != task.id).collect();
+        if let Use::Free(restart) = slots::usage(service, &rest) {
+            plan.push(Change::PutTask(new_task(service, task.slot, now, restart, mint)));
+        }
+    }
+    if let Some(at) = step.wake_at {
+        plan.wake(at);
+    }
+
+    for (_, used) in &taken {
+        if let Use::GivenUp(task, reason) = used {
+            let message = restart::given_up_message(&task.status.message, reason);
+            if message != task.status.message {
+                let status = TaskStatus { message, ..task.status.clone() };
+                plan.push(Change::PutTask(Task { status, ..(*task).clone() }));
+            }
+        }
     }
 
     // A slot that goes takes its history with it.
@@ -66,7 +93,7 @@ pub(super) fn end(task: &Task) -> Change {
     Change::PutTask(Task { desired: TaskState::Remove, ..task.clone() })
 }
 
-fn new_task(service: &Service, slot: u32, now: Timestamp, start_at: Timestamp, mint: &mut Mint) -> Task {
+fn new_task(service: &Service, slot: u32, now: Timestamp, restart: Restart, mint: &mut Mint) -> Task {
     Task {
         id: mint.task(),
         version: 0,
@@ -86,6 +113,7 @@ fn new_task(service: &Service, slot: u32, now: Timestamp, start_at: Timestamp, m
             health: Default::default(),
         },
         created_at: now,
-        start_at,
+        start_at: now.after(restart.delay),
+        restarts: restart.restarts,
     }
 }

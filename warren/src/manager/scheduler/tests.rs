@@ -48,6 +48,7 @@ fn task(n: u128, service: u128, on: Option<u8>) -> Task {
         },
         created_at: Timestamp(0),
         start_at: Timestamp(0),
+        restarts: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Invalid, absolute, no};
-use crate::model::{Names, TaskSpec};
+use crate::model::{Names, RestartPolicy, TaskSpec};
 
 /// No task may take longer to stop: somebody waits for it.
 const MAX_STOP_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -77,6 +77,12 @@ pub(super) fn task(task: &TaskSpec) -> Result<(), Invalid> {
     }
     if task.stop_grace > MAX_STOP_GRACE {
         return no("bad --stop-timeout: a task may take up to a day to stop");
+    }
+    if task.restart.max_attempts > RestartPolicy::MAX_ATTEMPTS {
+        return no(format!(
+            "bad --restart-max-attempts: up to {} are counted; write 0 for no limit",
+            RestartPolicy::MAX_ATTEMPTS
+        ));
     }
     names(&task.names)
 }

@@ -65,6 +65,7 @@ fn every_rule_has_its_sentence() {
         (|s| s.task.hostname = Some("a".repeat(64)), "--hostname"),
         (|s| s.task.stop_signal = Some(0), "--stop-signal"),
         (|s| s.task.stop_grace = Duration::from_secs(90_000), "--stop-timeout"),
+        (|s| s.task.restart.max_attempts = 1001, "--restart-max-attempts"),
         (|s| s.task.names.hosts = vec![("a/b".into(), "10.0.0.1".parse().unwrap())], "--host"),
         (|s| s.task.names.dns = vec!["10.0.0.1".parse().unwrap(); 4], "--dns"),
         (|s| s.task.names.dns_search = vec!["a b".into()], "--dns-search"),

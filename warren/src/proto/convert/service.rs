@@ -117,6 +117,7 @@ impl From<&TaskSpec> for v1::TaskSpec {
             health: Some((&t.health).into()),
             log: Some((&t.log).into()),
             stop_signal: t.stop_signal,
+            force_update: t.force_update,
         }
     }
 }
@@ -153,6 +154,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             health: t.health.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             log: t.log.map(Into::into).unwrap_or_default(),
             stop_signal: t.stop_signal,
+            force_update: t.force_update,
         })
     }
 }

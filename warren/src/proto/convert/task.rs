@@ -106,6 +106,7 @@ impl From<&Task> for v1::Task {
             status: Some((&t.status).into()),
             created_at_ms: t.created_at.0,
             start_at_ms: t.start_at.0,
+            restarts_ms: t.restarts.iter().map(|at| at.0).collect(),
         }
     }
 }
@@ -131,6 +132,7 @@ impl TryFrom<v1::Task> for Task {
             status: required("task.status", t.status)?.try_into()?,
             created_at: Timestamp(t.created_at_ms),
             start_at: Timestamp(t.start_at_ms),
+            restarts: t.restarts_ms.into_iter().map(Timestamp).collect(),
         })
     }
 }

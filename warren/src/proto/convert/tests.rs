@@ -195,19 +195,22 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
     let pull = prop::sample::select(vec![PullPolicy::Always, PullPolicy::Missing, PullPolicy::Never]);
     let sealed = option::of(vec(any::<u8>(), 1..5).prop_map(Sealed));
     let process = (image(), option::of(words()), words(), vec((".{0,5}", ".{0,5}"), 0..3), labels());
-    (process, pull, sealed, duration(), restart(), any::<(u64, u32)>(), any::<Option<i32>>())
-        .prop_map(|(process, pull, registry_auth, stop_grace, restart, log, stop_signal)| TaskSpec {
-            entrypoint: process.1,
-            args: process.2,
-            env: process.3,
-            labels: process.4,
-            pull,
-            registry_auth,
-            stop_grace,
-            restart,
-            log: LogLimits { max_size: log.0, max_files: log.1 },
-            stop_signal,
-            ..TaskSpec::new(process.0)
+    (process, pull, sealed, duration(), restart(), any::<(u64, u32)>(), any::<(Option<i32>, u32)>())
+        .prop_map(|(process, pull, registry_auth, stop_grace, restart, log, (stop_signal, force_update))| {
+            TaskSpec {
+                entrypoint: process.1,
+                args: process.2,
+                env: process.3,
+                labels: process.4,
+                pull,
+                registry_auth,
+                stop_grace,
+                restart,
+                log: LogLimits { max_size: log.0, max_files: log.1 },
+                stop_signal,
+                force_update,
+                ..TaskSpec::new(process.0)
+            }
         })
         .prop_flat_map(made)
         // On the heap: these values are large, and what is made of them larger.
@@ -265,11 +268,13 @@ prop_compose! {
         ids in (id(), id(), option::of(id())), numbers: (u64, u32, u64), service_name in ".{0,9}",
         spec in task_spec(), attachment in option::of(attachment()),
         desired in prop::sample::select(TaskState::ALL.to_vec()), status in status(), times: (u64, u64),
+        restarts in vec(any::<u64>(), 0..3),
     ) -> Task {
         Task {
             id: ids.0, version: numbers.0, service: ids.1, service_name, slot: numbers.1, spec,
             spec_version: numbers.2, node: ids.2, attachment, desired, status,
             created_at: Timestamp(times.0), start_at: Timestamp(times.1),
+            restarts: restarts.into_iter().map(Timestamp).collect(),
         }
     }
 }

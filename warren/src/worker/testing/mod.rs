@@ -57,6 +57,7 @@ pub fn a_task(n: u8) -> Task {
         },
         created_at: Timestamp(1),
         start_at: Timestamp(0),
+        restarts: Vec::new(),
     }
 }
 

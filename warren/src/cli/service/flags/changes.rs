@@ -9,7 +9,7 @@ use crate::model::{
 
 /// Additions and removals. What is not there is removed without a word, as Docker does; what is
 /// added replaces an entry of the same name or place. Removals come first.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, Clone, clap::Args)]
 #[command(next_help_heading = "Changes of lists (each flag may be given several times)")]
 pub(in crate::cli::service) struct Changes {
     /// Publish a port.

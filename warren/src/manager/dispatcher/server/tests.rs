@@ -97,6 +97,7 @@ fn task(n: u128, node: NodeId) -> Task {
         },
         created_at: Timestamp(1),
         start_at: Timestamp(1),
+        restarts: Vec::new(),
     }
 }
 

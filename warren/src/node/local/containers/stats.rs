@@ -45,6 +45,9 @@ impl Containers {
                 let pids = tasks.iter().map(|t| (t.id, t.status.container.map_or(0, |c| c.pid))).collect();
                 let usage = containerd.usage(pids).await.map_err(|e| Status::internal(e.to_string()));
                 let answer = usage.map(|u| response(&tasks, &u.into_iter().collect(), &mut before));
+                if !asked.is_empty() && answer.as_ref().is_ok_and(|a| a.tasks.is_empty()) {
+                    continue; // they have ended a moment ago
+                }
                 if sender.send(answer).await.is_err() || interval.is_zero() {
                     return;
                 }

@@ -1,5 +1,8 @@
 //! Scenarios as tables: replicas and tasks in, what is done about them out.
 
+mod restart;
+mod update;
+
 use std::time::Duration;
 
 use super::{reaper, replicated};
@@ -26,31 +29,37 @@ fn service(replicas: u32, restart: RestartPolicy) -> Service {
     }
 }
 
-/// `SLOT STATE [desired=STATE] [ran=MS] [waited=MS]`, oldest first.
+/// `SLOT STATE [desired=STATE] [ran=MS] [waited=MS] [since=MS] [spec=N] [restarts=MS,MS]`, oldest
+/// first; `since` is how long ago the state was reached, instead of how long it ran; `restarts` are
+/// so long before that.
 fn task(service: &Service, n: usize, line: &str) -> Task {
     let state = |name: &str| TaskState::ALL.into_iter().find(|s| s.name() == name).expect(name);
     let mut words = line.split(' ');
     let slot = words.next().unwrap().parse().unwrap();
     let reached = state(words.next().unwrap());
     let (mut desired, mut ran, mut waited) = (TaskState::Running, 0, 0);
+    let (mut since, mut spec, mut restarts) = (None, service.spec.task.clone(), Vec::new());
     for word in words {
         match word.split_once('=').unwrap() {
             ("desired", d) => desired = state(d),
             ("ran", ms) => ran = ms.parse().unwrap(),
             ("waited", ms) => waited = ms.parse().unwrap(),
+            ("since", ms) => since = Some(ms.parse::<u64>().unwrap()),
+            ("spec", n) => spec.force_update = n.parse().unwrap(),
+            ("restarts", list) => restarts.extend(list.split(',').map(|ms| ms.parse::<u64>().unwrap())),
             other => panic!("{other:?}"),
         }
     }
     let created_at = Timestamp(1000 + n as u64);
     let start_at = created_at.after(Duration::from_millis(waited));
-    let at = start_at.after(Duration::from_millis(ran));
+    let at = since.map_or(start_at.after(Duration::from_millis(ran)), |ms| Timestamp(NOW.0 - ms));
     Task {
         id: TaskId::from_random(n as u128 + 1),
         version: 0,
         service: service.id,
         service_name: "web".into(),
         slot,
-        spec: service.spec.task.clone(),
+        spec,
         spec_version: 1,
         node: (reached >= TaskState::Assigned).then(|| NodeId::from_random(1)),
         attachment: None,
@@ -64,6 +73,7 @@ fn task(service: &Service, n: usize, line: &str) -> Task {
         },
         created_at,
         start_at,
+        restarts: restarts.into_iter().map(|ms| Timestamp(at.0 - ms)).collect(),
     }
 }
 
