@@ -133,38 +133,44 @@ impl Files {
         if self.collected.is_empty() {
             return;
         }
-        if let Err(e) = self.write() {
-            self.lost += self.collected.iter().filter(|&&b| b == b'\n').count() as u64;
+        if self.file.is_none()
+            && let Err(e) = self.begin()
+        {
             self.reason = Some(e);
-            self.collected.clear();
         }
+        // The buffer goes and comes back: it is made once.
+        let mut collected = std::mem::take(&mut self.collected);
+        let lost = if self.lost == 0 {
+            let written = self.append(&collected);
+            lines(&collected[written..])
+        } else {
+            self.write_after_loss(&collected)
+        };
+        self.lost = lost;
+        collected.clear();
+        self.collected = collected;
     }
 
-    /// Writes what was collected, and takes from it what was written, in whole records.
-    fn write(&mut self) -> io::Result<()> {
-        if self.file.is_none() {
-            self.begin()?;
+    /// Writes how much was lost before, and these records; how many are lost now.
+    fn write_after_loss(&mut self, records: &[u8]) -> u64 {
+        let why = self.reason.as_ref().map_or_else(String::new, ToString::to_string);
+        let mut all = records[..TIME].to_vec();
+        let _ = writeln!(all, " stderr F warren: {} lines of output were lost: {why}", self.lost);
+        let note = all.len();
+        all.extend_from_slice(records);
+        let before = self.size;
+        let written = self.append(&all);
+        if written > note {
+            return lines(&all[written..]);
         }
-        if self.lost > 0 {
-            let mut note = self.collected[..TIME].to_vec();
-            let why = self.reason.take().unwrap_or_else(|| io::ErrorKind::Other.into());
-            let _ = writeln!(note, " stderr F warren: {} lines of output were lost: {why}", self.lost);
-            let written = self.append(&note);
-            if written != note.len() {
-                self.reason = Some(why);
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.lost = 0;
+        // Room for no line: the note would only take it from the next one.
+        if let Some(file) = &self.file
+            && written > 0
+            && file.set_len(before).is_ok()
+        {
+            self.size = before;
         }
-        let bytes = std::mem::take(&mut self.collected);
-        let written = self.append(&bytes);
-        self.collected = bytes;
-        if written == self.collected.len() {
-            self.collected.clear();
-            return Ok(());
-        }
-        self.collected.drain(..written);
-        Err(self.reason.take().unwrap_or_else(|| io::ErrorKind::StorageFull.into()))
+        self.lost + lines(records)
     }
 
     /// Appends whole records, as many as there is room for; how many bytes they are. Leaves no
@@ -189,6 +195,11 @@ impl Files {
         self.size += written as u64;
         written
     }
+}
+
+/// How many lines.
+fn lines(records: &[u8]) -> u64 {
+    records.iter().filter(|&&b| b == b'\n').count() as u64
 }
 
 impl Sink for Files {
