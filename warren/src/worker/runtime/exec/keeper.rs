@@ -18,9 +18,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    DEATH, Exec, ExecControl, ExecError, ExecSpec, KILLED, Name,
-    pipes::Pipes,
-    process::{capability_names, process},
+    DEATH, Exec, ExecControl, ExecError, ExecSpec, KILLED, Name, pipes::Pipes, process::process,
     refusal::refusal,
 };
 use crate::{
@@ -32,7 +30,7 @@ use crate::{
             client::{CallError, LONG, SHORT, call, found},
             containerd::{blocking, state_of},
             rootfs,
-            spec::resolve_user,
+            spec::{capabilities, resolve_user},
         },
     },
 };
@@ -135,7 +133,7 @@ async fn prepare(containerd: &Containerd, task: TaskId, spec: &ExecSpec) -> Resu
 /// The most this node itself can give.
 fn all_capabilities() -> io::Result<Vec<String>> {
     let status = procfs::process::Process::myself().and_then(|p| p.status()).map_err(io::Error::other)?;
-    Ok(capability_names(status.capbnd.unwrap_or_default()))
+    Ok(capabilities::names(status.capbnd.unwrap_or_default()))
 }
 
 impl Containerd {

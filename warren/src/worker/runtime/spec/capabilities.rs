@@ -70,6 +70,13 @@ const DEFAULT: [C; 14] = [
     C::AuditWrite,
 ];
 
+/// The names, as the runtime writes them, of the capabilities in a mask as the kernel shows it
+/// (`CapBnd:` of /proc/self/status).
+pub(in crate::worker::runtime) fn names(mask: u64) -> Vec<String> {
+    let set = ALL.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
+    set.map(|(_, c)| format!("CAP_{c}")).collect()
+}
+
 /// Capability numbers, so that they can be put in order.
 type Set = BTreeSet<usize>;
 
@@ -163,6 +170,12 @@ mod tests {
             mask(&["SYS_RESOURCE"], &[], false).unwrap_err().to_string().contains("--cap-add SYS_RESOURCE")
         );
         assert!(mask(&["NOPE"], &[], false).unwrap_err().to_string().contains("no capability NOPE"));
+    }
+
+    #[test]
+    fn a_mask_is_named_bit_by_bit() {
+        assert_eq!(names(1 << 21 | 1), ["CAP_CHOWN", "CAP_SYS_ADMIN"]);
+        assert_eq!(names(u64::MAX).len(), 41);
     }
 
     #[test]

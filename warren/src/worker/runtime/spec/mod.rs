@@ -5,7 +5,7 @@
 //! paths), `capabilities`, `seccomp`, `resources`, `devices`; `image` and `user` are what an image
 //! says. What the node cannot give is refused by the name of its option, never left out.
 
-mod capabilities;
+pub(super) mod capabilities;
 mod devices;
 mod image;
 mod linux;
