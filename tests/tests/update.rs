@@ -172,7 +172,8 @@ fn events_tell_what_happened() -> Result<()> {
     node.ok(&["service", "rollback", "web"])?;
     node.ok(&["service", "rm", "web"])?;
     let seen = |filter: &str| -> Result<Vec<String>> {
-        let text = node.ok(&["events", "--since", "10m", "--until", "0s", "--filter", filter, "--format", "json"])?;
+        let text =
+            node.ok(&["events", "--since", "10m", "--until", "0s", "--filter", filter, "--format", "json"])?;
         let events = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
         Ok(events.iter().map(|e| e["event"].as_str().unwrap_or_default().to_owned()).collect())
     };
