@@ -65,7 +65,6 @@ fn log_writer() {
     for option in [
         "opt-level=3",
         "panic=abort",
-        "lto=fat",
         "codegen-units=1",
         "strip=symbols",
         "relocation-model=static",

@@ -27,6 +27,8 @@ pub struct Image {
     pub workdir: String,
     /// User, `NAME`, `UID` or `UID:GID`.
     pub user: String,
+    /// `HEALTHCHECK`, as images have it; null for none.
+    pub healthcheck: Value,
 }
 
 impl Image {
@@ -40,6 +42,7 @@ impl Image {
             env: vec!["PATH=/".into()],
             workdir: String::new(),
             user: String::new(),
+            healthcheck: Value::Null,
         }
     }
 }
@@ -75,7 +78,7 @@ pub fn target_dir() -> Result<PathBuf> {
 /// `testbox` is missing or the file cannot be written.
 pub fn write_oci(image: &Image, file: &Path) -> Result<()> {
     let layer = layer()?;
-    let config = serde_json::to_vec(&config(image, &layer))?;
+    let config = serde_json::to_vec(&config(image, std::slice::from_ref(&layer)))?;
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -109,7 +112,7 @@ pub fn write_oci(image: &Image, file: &Path) -> Result<()> {
 /// As [`write_oci`].
 pub fn write_docker(image: &Image, file: &Path) -> Result<()> {
     let layer = layer()?;
-    let config = serde_json::to_vec(&config(image, &layer))?;
+    let config = serde_json::to_vec(&config(image, std::slice::from_ref(&layer)))?;
     let (config_name, layer_name) =
         (format!("{}.json", digest(&config)), format!("{}/layer.tar", digest(&layer)));
     let manifest = json!([{ "Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name] }]);
@@ -125,7 +128,10 @@ fn create(file: &Path) -> Result<File> {
     File::create(file).with_context(|| format!("{}", file.display()))
 }
 
-fn config(image: &Image, layer: &[u8]) -> Value {
+/// The configuration of an image of these layers.
+#[must_use]
+pub fn config(image: &Image, layers: &[Vec<u8>]) -> Value {
+    let diff_ids: Vec<String> = layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
     json!({
         "architecture": match env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
         "os": "linux",
@@ -136,9 +142,10 @@ fn config(image: &Image, layer: &[u8]) -> Value {
             "Env": image.env,
             "WorkingDir": image.workdir,
             "User": image.user,
+            "Healthcheck": image.healthcheck,
         },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))] },
-        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "warren tests" }],
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        "history": vec![json!({ "created": "1970-01-01T00:00:00Z", "created_by": "warren tests" }); layers.len()],
     })
 }
 
@@ -146,16 +153,42 @@ fn full(reference: &str) -> String {
     if reference.contains('/') { reference.to_owned() } else { format!("docker.io/library/{reference}") }
 }
 
-fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+/// How a manifest names a blob.
+#[must_use]
+pub fn descriptor(media_type: &str, blob: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": format!("sha256:{}", digest(blob)), "size": blob.len() })
 }
 
-fn digest(blob: &[u8]) -> String {
+/// SHA-256, as hexadecimal digits.
+#[must_use]
+pub fn digest(blob: &[u8]) -> String {
     hex::encode(Sha256::digest(blob))
 }
 
+/// A layer of one file of so many bytes that cannot be compressed.
+///
+/// # Errors
+/// Memory does not take it.
+pub fn padding(bytes: usize) -> Result<Vec<u8>> {
+    // A generator of the simplest kind is random enough for gzip.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ bytes as u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let noise: Vec<u8> = words.flatten().take(bytes).collect();
+    let mut out = Builder::new(Vec::new());
+    put(&mut out, "padding", &noise, 0o644)?;
+    Ok(out.into_inner()?)
+}
+
 /// One layer: the binary, users, and a directory of a user's own.
-fn layer() -> Result<Vec<u8>> {
+///
+/// # Errors
+/// `testbox` has not been built.
+pub fn layer() -> Result<Vec<u8>> {
     let mut out = Builder::new(Vec::new());
     for (dir, mode, uid) in
         [("etc/", 0o755, 0), ("tmp/", 0o1777, 0), ("home/", 0o755, 0), ("home/app/", 0o750, 1000)]

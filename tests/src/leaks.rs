@@ -38,6 +38,7 @@ impl Snapshot {
         found.insert("mount", mounts(node.dir()));
         found.insert("cgroup", cgroups());
         found.insert("process", processes(node));
+        found.insert("directory", directories(&node.data_dir()));
         found.insert("pin", pins()?);
         found.insert("map entry", map_entries(&node.id()?)?);
         for (kind, entries) in containerd(node)? {
@@ -128,6 +129,23 @@ fn processes(node: &Node) -> BTreeSet<String> {
     let inside = process::in_netns(&node.host.ns.path());
     let in_group = process::all().into_iter().filter(|p| p.cgroups.contains("warren"));
     inside.into_iter().chain(in_group).map(|p| p.words).collect()
+}
+
+/// Directories of a node's data, but for what containerd keeps as it likes.
+fn directories(data: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![data.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+            if is_dir && !(path.parent() == Some(data) && path.ends_with("containerd")) {
+                found.insert(path.display().to_string());
+                open.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// Files below Warren's directory of the BPF file system.
@@ -229,6 +247,23 @@ pub fn containerd_socket(node: &Node) -> Result<String> {
         .filter_map(|l| l.split_whitespace().find(|w| w.starts_with('/')))
         .filter(|s| !s.ends_with(".ttrpc"));
     sockets.next().map(str::to_owned).context("the node's containerd listens on no socket")
+}
+
+/// A look at a node in which nothing changes any more.
+///
+/// # Errors
+/// It does not come to rest.
+pub fn settled(node: &Node) -> Result<Snapshot> {
+    let mut last = Snapshot::take(node)?;
+    crate::eventually("nothing changes any more", std::time::Duration::from_secs(20), || {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let now = Snapshot::take(node)?;
+        if now == last {
+            return Ok(now);
+        }
+        last = now;
+        bail!("it still changes")
+    })
 }
 
 #[cfg(test)]

@@ -4,16 +4,19 @@
 //! Everything it makes carries the test process's id in its name (`wt<pid>-…`), is removed when it
 //! goes out of scope, and is swept by the next run when a process died before it could.
 
+pub mod bench;
 pub mod cluster;
 pub mod eventually;
 pub mod fault;
 pub mod image;
 pub mod leaks;
 pub mod load;
+pub mod look;
 pub mod netns;
 pub mod node;
 pub mod process;
 pub mod program;
+pub mod registry;
 pub mod scenario;
 pub mod sweep;
 

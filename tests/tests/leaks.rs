@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use warren_tests::{eventually, leaks::Snapshot, scenario::OneNode};
+use warren_tests::{
+    eventually,
+    leaks::{Snapshot, settled},
+    scenario::OneNode,
+};
 
 const ROUNDS: u16 = 100;
 
@@ -21,24 +25,11 @@ fn a_hundred_services_leave_nothing() -> Result<()> {
     };
     // What is made once (parents of control groups, say) is no leak.
     round(0)?;
-    let before = settled(&site)?;
+    let before = settled(&site.node)?;
     for n in 1..=ROUNDS {
         round(n)?;
     }
     eventually("everything is gone", Duration::from_secs(20), || {
         before.no_more_than(&Snapshot::take(&site.node)?)
-    })
-}
-
-fn settled(site: &OneNode) -> Result<Snapshot> {
-    let mut last = Snapshot::take(&site.node)?;
-    eventually("nothing changes any more", Duration::from_secs(20), || {
-        std::thread::sleep(Duration::from_millis(500));
-        let now = Snapshot::take(&site.node)?;
-        if now == last {
-            return Ok(now);
-        }
-        last = now;
-        anyhow::bail!("it still changes")
     })
 }

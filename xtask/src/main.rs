@@ -4,10 +4,12 @@
 mod bench;
 mod build_ebpf;
 mod check;
+mod containerd;
 mod demo;
 mod deps;
 mod fix;
 mod kernels;
+mod packages;
 mod process;
 mod test;
 mod toolchain;

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build_ebpf, check, deps, kernels,
+    build_ebpf, check, containerd, deps, kernels,
     process::{cargo, is_root, run as execute, say},
     workspace,
 };
@@ -19,6 +19,12 @@ pub struct Args {
     /// Only load the BPF programs into other kernels (Debian's 6.1, 6.12 and newest, under QEMU)
     #[arg(long)]
     kernels: bool,
+    /// Only run a node in a kernel whose control groups are cgroup2 alone, under QEMU
+    #[arg(long)]
+    cgroup2: bool,
+    /// Only run the container runtime's tests with Debian's newest containerd (2.x)
+    #[arg(long)]
+    containerd: bool,
 }
 
 /// Runs everything; a failed part does not keep the later ones from running.
@@ -34,8 +40,15 @@ pub fn run(args: &Args) -> Result<()> {
     let mut summary = Summary::default();
     summary.must("deps", deps::run)?;
     summary.must("build-ebpf", || build_ebpf::run(&build_ebpf::Args::default()))?;
-    if args.kernels {
-        summary.part("kernels", kernels::run);
+    if args.kernels || args.cgroup2 || args.containerd {
+        if args.kernels {
+            summary.part("kernels", kernels::run);
+        } else if args.cgroup2 {
+            summary.part("a node with cgroup2 only", kernels::node);
+        }
+        if args.containerd {
+            summary.part("the runtime with containerd 2", containerd::run);
+        }
         return summary.end();
     }
     summary.part("check", check::run);
@@ -48,6 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     summary.part("tests that need root", || {
         execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "--", "--ignored"]))
     });
+    summary.part("the runtime with containerd 2", containerd::run);
     summary.part("packets in the kernel and whole nodes", || {
         // One at a time: they watch the kernel for leaks, and share two processors with their load.
         execute(

@@ -3,10 +3,13 @@
 //! files. What it is asked to do is its first argument, or its own name when it was linked under
 //! the name of a command.
 
+mod behave;
 mod client;
 mod http;
 mod load;
+mod look;
 mod serve;
+mod stdio;
 mod sys;
 
 use std::{env, process::exit};
@@ -15,6 +18,10 @@ const USAGE: &str = "testbox: commands:
   http [PORT]                    HTTP server that tells what it sees (default port 80)
   tcp-echo [PORT]                sends every byte back (default 7)
   udp-echo [PORT]                sends every datagram back (default 7)
+  echo                           standard input, back on standard output
+  size [TIMES]                   rows and columns of its terminal, now and after each change
+  busy SECONDS                   uses a processor
+  http-local PORT                the HTTP server, on 127.0.0.1 only
   sleep [SECONDS]                does nothing (default: for ever); ends on SIGTERM
   exit STATUS [AFTER_MS]         ends with a status
   ignore-term                    does nothing and cannot be ended by SIGTERM
@@ -24,6 +31,15 @@ const USAGE: &str = "testbox: commands:
   ping ADDR [COUNT]              ICMP echo
   get ADDR:PORT [PATH]           one HTTP request, prints the body
   cat FILE                       prints a file
+  look [WORD...]                 prints all it sees of its container, also into /dev/shm/look, and
+                                 stays until a signal comes, whose number is then its status;
+                                 write=PATH, read=PATH and entries=DIR look at more
+  allocate MB                    takes memory and keeps it
+  fork N                         starts N processes that do nothing
+  burn SECONDS [THREADS]         keeps processors busy, tells how many it got
+  lines COUNT [RATE [WIDTH]]     numbered lines on both streams, RATE a second (0: no pause)
+  orphan                         leaves a dead child behind, tells whether it was reaped
+  die SIGNAL                     ends by a signal
   id                             prints uid, gid and supplementary groups";
 
 fn main() {
@@ -55,6 +71,11 @@ fn run(words: &[&str]) -> Outcome {
         ["tcp-echo", port] => serve::tcp_echo(number(port)?),
         ["udp-echo"] => serve::udp_echo(7),
         ["udp-echo", port] => serve::udp_echo(number(port)?),
+        ["echo"] => stdio::echo(),
+        ["size"] => stdio::size(1),
+        ["size", times] => stdio::size(number(times)?),
+        ["busy", seconds] => stdio::busy(number(seconds)?),
+        ["http-local", port] => stdio::http_local(number(port)?),
         ["sleep"] => serve::sleep(None),
         ["sleep", seconds] => serve::sleep(Some(number(seconds)?)),
         ["exit", status] => Ok(number(status)?),
@@ -71,6 +92,16 @@ fn run(words: &[&str]) -> Outcome {
         ["get", to] => client::get(address(to)?, "/").map(|body| shown(&body)),
         ["get", to, path] => client::get(address(to)?, path).map(|body| shown(&body)),
         ["cat", file] => std::fs::read_to_string(file).map(|t| shown(&t)).map_err(|e| format!("{file}: {e}")),
+        ["look", words @ ..] => look::stay(words),
+        ["allocate", mb] => behave::allocate(number(mb)?),
+        ["fork", n] => behave::fork(number(n)?),
+        ["burn", seconds] => behave::burn(number(seconds)?, 1),
+        ["burn", seconds, threads] => behave::burn(number(seconds)?, number(threads)?),
+        ["lines", count] => behave::lines(number(count)?, 0, 0),
+        ["lines", count, rate] => behave::lines(number(count)?, number(rate)?, 0),
+        ["lines", count, rate, width] => behave::lines(number(count)?, number(rate)?, number(width)?),
+        ["orphan"] => behave::orphan(),
+        ["die", signal] => behave::die(number(signal)?),
         ["id"] => Ok(shown(&sys::identity())),
         _ => Err(format!("{words:?} is not something I can do\n{USAGE}")),
     }

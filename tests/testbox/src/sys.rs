@@ -62,9 +62,51 @@ pub fn close_hard(stream: &std::net::TcpStream) {
 
 /// `uid=… gid=… groups=…` as numbers.
 pub fn identity() -> String {
+    let (uid, gid, groups) = ids();
+    let listed: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    format!("uid={uid} gid={gid} groups={}\n", listed.join(","))
+}
+
+/// uid, gid and supplementary groups, sorted.
+pub fn ids() -> (u32, u32, Vec<u32>) {
     let mut groups = [0; 64];
     // SAFETY: the list has room for as many entries as said; getuid and getgid cannot fail.
     let (uid, gid, n) = unsafe { (getuid(), getgid(), getgroups(64, groups.as_mut_ptr())) };
-    let listed: Vec<String> = groups[..n.max(0) as usize].iter().map(ToString::to_string).collect();
-    format!("uid={uid} gid={gid} groups={}\n", listed.join(","))
+    let mut groups = groups[..n.max(0) as usize].to_vec();
+    groups.sort_unstable();
+    (uid, gid, groups)
+}
+
+/// What the last failing call of the C library said.
+pub fn last_error() -> String {
+    std::io::Error::last_os_error().to_string()
+}
+
+/// All signals that can be held back, held back.
+pub struct Signals(libc::sigset_t);
+
+impl Signals {
+    /// Holds them back, in this thread and those it starts.
+    pub fn block() -> Self {
+        // SAFETY: the set is filled before it is used, and lives through both calls.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigfillset(&raw mut set);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            Self(set)
+        }
+    }
+
+    /// The first one that is not about children or the terminal's size: number and name.
+    pub fn wait(&self) -> (i32, String) {
+        loop {
+            let mut signal = 0;
+            // SAFETY: both pointers live through the call.
+            unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
+            match signal {
+                libc::SIGCHLD | libc::SIGWINCH | libc::SIGURG | libc::SIGCONT => {}
+                n => return (n, n.to_string()),
+            }
+        }
+    }
 }

@@ -219,3 +219,40 @@ async fn an_update_that_may_not_be_stores_nothing() {
         assert!(e.message().contains("is being removed"), "{e}");
     }
 }
+
+#[tokio::test]
+async fn credentials_are_sealed_and_the_same_ones_change_nothing() {
+    let (store, door) = door();
+    let auth = |password: &str| v1::RegistryAuth {
+        server: "docker.io".into(),
+        username: "me".into(),
+        password: password.into(),
+        identity_token: String::new(),
+    };
+    let mut request = spec("web", &[]).into_inner();
+    // Whatever a request says is sealed is not believed.
+    request.spec.as_mut().unwrap().task.as_mut().unwrap().registry_auth = b"forged".to_vec();
+    request.registry_auth = Some(v1::RegistryAuth { server: "other.example".into(), ..auth("hunter2") });
+    let e = door.create_service(Request::new(request.clone())).await.unwrap_err();
+    assert!(e.message().contains("for registry other.example"), "{e}");
+    request.registry_auth = Some(auth("hunter2"));
+    let made = door.create_service(Request::new(request)).await.unwrap().into_inner();
+    let sealed =
+        |store: &Store| store.view().services().next().unwrap().spec.task.registry_auth.clone().unwrap();
+    let first = sealed(&store);
+    assert_ne!(first.0, b"forged");
+    assert_eq!(Sealer::new([1; 32]).open(&first).unwrap().password, "hunter2");
+    assert!(!format!("{made:?}").contains("hunter2"));
+
+    let update = async |auth| {
+        let now = door.get_service(by_name("web")).await.unwrap().into_inner();
+        let (service, version, spec) = (now.id, now.version, now.spec);
+        let r = v1::UpdateServiceRequest { service, version, spec, registry_auth: auth };
+        door.update_service(Request::new(r)).await.unwrap();
+    };
+    update(Some(auth("hunter2"))).await;
+    update(None).await;
+    assert_eq!(sealed(&store), first, "nothing has changed");
+    update(Some(auth("new"))).await;
+    assert_eq!(Sealer::new([1; 32]).open(&sealed(&store)).unwrap().password, "new");
+}

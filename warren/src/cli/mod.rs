@@ -2,16 +2,21 @@
 //!
 //! Flags have Docker's names and defaults where Docker has them.
 
+mod cp;
 mod credentials;
 mod events;
+mod exec;
 mod image;
 mod net;
 mod node;
 mod output;
+mod port_forward;
 mod progress;
 #[cfg(test)]
 mod reference;
 mod service;
+mod stats;
+mod target;
 mod time;
 mod volume;
 
@@ -22,8 +27,9 @@ use tonic::transport::Channel;
 
 use crate::{
     proto::v1::{
-        control_client::ControlClient, images_client::ImagesClient, logs_client::LogsClient,
-        node_local_client::NodeLocalClient, volumes_client::VolumesClient,
+        containers_client::ContainersClient, control_client::ControlClient, images_client::ImagesClient,
+        logs_client::LogsClient, node_local_client::NodeLocalClient, probes_client::ProbesClient,
+        volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -59,12 +65,20 @@ enum Noun {
     /// Look into this node's network.
     #[command(subcommand)]
     Net(net::Verb),
+    /// Run a program in a running task.
+    Exec(exec::Args),
+    /// Copy files between a running task and here.
+    Cp(cp::Args),
+    /// Show what running tasks use: processors, memory, network, disks, processes.
+    Stats(stats::Args),
+    /// Reach ports of a running task from here.
+    PortForward(port_forward::Args),
     /// Show what happens in the cluster, from now on or from a moment on.
     Events(events::Args),
 }
 
 /// How a list is printed.
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Format {
     /// Columns for people.
     #[default]
@@ -109,6 +123,10 @@ impl Context {
         Ok(ControlClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
+    async fn containers(&self) -> anyhow::Result<ContainersClient<Channel>> {
+        Ok(ContainersClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
     async fn images(&self) -> anyhow::Result<ImagesClient<Channel>> {
         Ok(ImagesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
@@ -119,6 +137,10 @@ impl Context {
 
     async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
         Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn probes(&self) -> anyhow::Result<ProbesClient<Channel>> {
+        Ok(ProbesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {
@@ -177,6 +199,8 @@ fn run(cli: Cli) -> ExitCode {
         Noun::Node(node::Verb::Start(args)) => node::start::run(*args, &context),
         Noun::Node(node::Verb::Check(args)) => node::check::run(*args, &context),
         Noun::Node(node::Verb::Reset(args)) => node::reset::run(*args, &context),
+        // Its exit code is the program's.
+        Noun::Exec(args) => return exec::main(args, &context),
         noun => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -199,6 +223,10 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Image(verb) => image::run(verb, context).await,
         Noun::Volume(verb) => volume::run(verb, context).await,
         Noun::Net(verb) => net::run(verb, context).await,
+        Noun::Cp(args) => cp::run(args, context).await,
+        Noun::Stats(args) => stats::run(args, context).await,
+        Noun::PortForward(args) => port_forward::run(args, context).await,
+        Noun::Exec(_) => unreachable!("it brings its own runtime"),
         Noun::Events(args) => events::run(args, context).await,
     }
 }

@@ -1,16 +1,19 @@
 //! `cargo xtask bench node`, once everything is built: what a node costs, beside Docker's engine
 //! where that is installed. Prints a Markdown table.
 
-mod docker;
-mod measure;
 mod warren;
 
 use std::{fs, net::SocketAddr, process::ExitCode, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use docker::Docker;
-use measure::{Cost, Memory, Samples, first_byte, idle, mb};
-use warren_tests::{Cluster, Host, Node, node, process, sweep};
+use warren_tests::{
+    Cluster, Host, Node,
+    bench::{
+        docker::{self, Docker},
+        measure::{Cost, Memory, Samples, first_byte, idle, machine, mb},
+    },
+    node, process, sweep,
+};
 
 /// How long idle processes are watched.
 const IDLE: Duration = Duration::from_secs(30);
@@ -242,29 +245,6 @@ fn docker_run_and_keep(docker: &Docker, client: &Host, port: u16) -> Result<Dura
     first_byte(client, SocketAddr::from((docker.host.v4, port)), || {
         docker.run(&["run", "-d", "--name", &name, "-p", &publish, "web:1"]).map(drop)
     })
-}
-
-/// Kernel, processors, memory, and how busy it is.
-fn machine() -> Result<String> {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let cpus = thread::available_parallelism()?;
-    let model = fs::read_to_string("/proc/cpuinfo")?;
-    let model = model
-        .lines()
-        .find_map(|l| l.strip_prefix("model name"))
-        .map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let memory: u64 = memory
-        .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
-        .context("/proc/meminfo names MemTotal")?;
-    let load = fs::read_to_string("/proc/loadavg")?;
-    Ok(format!(
-        "Linux {}, {cpus} × {model}, {:.1} GB, load at the start {}",
-        kernel.trim(),
-        mb(memory),
-        load.split(' ').next().unwrap_or_default()
-    ))
 }
 
 fn say(text: &str) {

@@ -9,9 +9,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use warren_tests::{Cluster, Host, Node, image::Image, leaks, process, program};
-
-use crate::measure::{Samples, first_byte};
+use warren_tests::{
+    Cluster, Host, Node,
+    bench::measure::{Samples, first_byte},
+    image::Image,
+    leaks, process, program,
+};
 
 /// How long the parts of a start took.
 #[derive(Debug, Default)]
@@ -189,7 +192,7 @@ pub fn maps(node: &Node) -> Result<Maps> {
         .iter()
         .rev()
         .take(8)
-        .map(|(bytes, name)| format!("{name} {:.1}", crate::measure::mb(*bytes)))
+        .map(|(bytes, name)| format!("{name} {:.1}", warren_tests::bench::measure::mb(*bytes)))
         .collect::<Vec<_>>()
         .join(", ");
     Ok(Maps { said, bpftool, largest })

@@ -22,6 +22,8 @@ impl Logs {
     /// Of a worker's directory.
     #[must_use]
     pub fn below(worker: &Path) -> Self {
+        // Whoever is told of it works somewhere else.
+        let worker = std::path::absolute(worker).unwrap_or_else(|_| worker.to_owned());
         Self { dir: worker.join("logs") }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -32,7 +32,9 @@ impl Program {
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(dir)?;
-        let path = dir.join(format!("{NAME}{}", &hex::encode(Sha256::digest(BYTES))[..16]));
+        static FILE: LazyLock<String> =
+            LazyLock::new(|| format!("{NAME}{}", &hex::encode(Sha256::digest(BYTES))[..16]));
+        let path = dir.join(&*FILE);
         if fs::read(&path).ok().as_deref() != Some(BYTES) {
             let aside = dir.join(format!("{NAME}new"));
             let _ = fs::remove_file(&aside);
@@ -77,7 +79,119 @@ fn escaped(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::File,
+        io::Write as _,
+        process::{Child, Command},
+        time::{Duration, Instant},
+    };
+
+    use nix::{
+        sys::{
+            signal::{Signal, kill},
+            stat::Mode,
+        },
+        unistd::{Pid, mkfifo},
+    };
+
     use super::*;
+    use crate::worker::logs::{Query, Reader, Step, is_written};
+
+    /// The program at work, as a shim starts it.
+    struct Running {
+        dir: tempfile::TempDir,
+        child: Child,
+        pipes: Option<[File; 2]>,
+    }
+
+    impl Running {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let program = Program::install(dir.path()).unwrap();
+            let place = dir.path().join("task");
+            let fifos = ["out", "err"].map(|name| dir.path().join(name));
+            for fifo in &fifos {
+                mkfifo(fifo, Mode::from_bits_truncate(0o600)).unwrap();
+            }
+            // Words in another order than they are told in.
+            let line = r#"exec "$0" max-size 1000000 dir "$1" max-files 2 3<"$2" 4<"$3" 5>/dev/null"#;
+            let mut shell = Command::new("sh");
+            shell.args(["-c", line]).arg(&program.0).arg(place).args(&fifos);
+            let child = shell.spawn().unwrap();
+            // Opening waits for the other end.
+            let pipes = Some(fifos.map(|fifo| File::options().write(true).open(fifo).unwrap()));
+            Self { dir, child, pipes }
+        }
+
+        fn write(&mut self, pipe: usize, text: &str) {
+            self.pipes.as_mut().unwrap()[pipe].write_all(text.as_bytes()).unwrap();
+        }
+
+        fn place(&self) -> PathBuf {
+            self.dir.path().join("task")
+        }
+
+        fn files(&self) -> String {
+            fs::read_to_string(self.place().join("00000001.log")).unwrap_or_default()
+        }
+
+        fn wait_for(&self, what: &str) -> String {
+            let begun = Instant::now();
+            while !self.files().contains(what) {
+                assert!(begun.elapsed() < Duration::from_secs(10), "no {what:?} in {:?}", self.files());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.files()
+        }
+
+        fn ended(&mut self) -> Duration {
+            let begun = Instant::now();
+            assert!(self.child.wait().unwrap().success());
+            begun.elapsed()
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    #[test]
+    fn both_streams_are_written_to_their_ends() {
+        let mut running = Running::start();
+        running.write(0, "one\ntwo");
+        running.write(1, "three\n");
+        let soon = running.wait_for("stdout P two\n");
+        assert!(soon.contains("stdout F one\n") && soon.contains("stderr F three\n"), "{soon}");
+        assert!(is_written(&running.place()));
+        running.write(0, " and more\nfour");
+        drop(running.pipes.take());
+        running.ended();
+        assert!(!is_written(&running.place()));
+        let (mut lines, place) = (Vec::new(), running.place());
+        let mut reader = Reader::open(&place, Query::default(), false).unwrap();
+        while reader.step(&mut lines).unwrap() == Step::More {}
+        reader.finish(&mut lines);
+        let mut texts: Vec<_> = lines.iter().map(|l| String::from_utf8_lossy(&l.data)).collect();
+        texts.sort();
+        assert_eq!(texts, ["four", "one\n", "three\n", "two and more\n"]);
+    }
+
+    #[test]
+    fn told_to_end_it_writes_what_still_comes() {
+        let mut running = Running::start();
+        running.write(0, "one\n");
+        running.wait_for("one");
+        kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        running.write(1, "two\n");
+        running.wait_for("two");
+        // Somebody still holds the pipes, but nothing comes.
+        let took = running.ended();
+        assert!(took > Duration::from_millis(500) && took < Duration::from_secs(8), "{took:?}");
+    }
 
     #[test]
     fn an_address_survives_any_path() {
@@ -103,7 +217,7 @@ mod tests {
         names.sort();
         assert_eq!(names.len(), 2, "{names:?}");
         // It runs, and says what it is.
-        let ended = std::process::Command::new(&program.0).output().unwrap();
+        let ended = Command::new(&program.0).output().unwrap();
         assert_eq!(ended.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&ended.stderr).contains("not by hand"));
     }

@@ -9,10 +9,13 @@
 
 mod bundle;
 mod client;
+mod connect;
 mod containerd;
+pub mod copy;
 pub mod exec;
 mod failure;
 mod files;
+mod health;
 mod host;
 pub mod image;
 mod preflight;
@@ -20,6 +23,7 @@ mod remains;
 mod reset;
 mod rootfs;
 pub mod spec;
+pub mod stats;
 mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -29,6 +33,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use self::{
+    connect::ConnectError,
     containerd::Containerd,
     exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},

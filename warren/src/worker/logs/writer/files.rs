@@ -280,4 +280,35 @@ mod tests {
         );
         assert!(lines[1].ends_with(" stdout F four") && lines[2].ends_with(" stdout F five"), "{text}");
     }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_full_disk_costs_whole_lines_and_says_how_many() {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let dir = tempfile::tempdir().unwrap();
+        let small = Some("size=128k");
+        mount(Some("logs-test"), dir.path(), Some("tmpfs"), MsFlags::empty(), small).unwrap();
+        let filler = dir.path().join("filler");
+        fs::write(&filler, vec![0; 64 * 1024]).unwrap();
+        let place = dir.path().join("task");
+        let mut files = Files::new(&place, Limits { max_size: 1 << 20, max_files: 2 });
+        let line = |n: u32| format!("{n:08} {}\n", "x".repeat(700));
+        for n in 0..150 {
+            write(&mut files, &line(n));
+        }
+        fs::remove_file(&filler).unwrap();
+        for n in 150..160 {
+            write(&mut files, &line(n));
+        }
+        let text = text(&place);
+        umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
+        let (notes, lines): (Vec<_>, Vec<_>) = text.lines().partition(|l| l[HEAD..].starts_with("warren: "));
+        let numbers: Vec<u32> = lines.iter().map(|l| l[HEAD..HEAD + 8].parse().unwrap()).collect();
+        assert!(lines.iter().all(|l| l.len() == HEAD + line(0).len() - 1), "a line is not whole");
+        assert!(numbers.len() > 50 && numbers.is_sorted() && numbers.last() == Some(&159), "{numbers:?}");
+        let lost = 160 - numbers.len();
+        assert!(lost > 0 && notes.len() == 1, "{notes:?}");
+        let said = format!("warren: {lost} lines of output were lost: No space left on device");
+        assert!(notes[0][HEAD..].starts_with(&said), "{said}: {notes:?}");
+    }
 }

@@ -146,6 +146,8 @@ pub fn main() {
         eprintln!("writes a container's output to disk; started by containerd's shim, not by hand");
         exit(2);
     };
+    // The place the shim works in is nothing to hold on to.
+    let _ = std::env::set_current_dir("/");
     let terminate = sys::hold_sigterm();
     let mut files = Files::new(Path::new(dir), limits);
     sys::close_fd(5);

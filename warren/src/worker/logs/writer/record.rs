@@ -160,7 +160,7 @@ mod tests {
         #[test]
         fn any_bytes_in_any_pieces_come_back(
             pieces in prop::collection::vec(
-                (prop::collection::vec(prop_oneof![4 => any::<u8>(), 1 => Just(b'\n')], 0..80), 0..700usize, any::<bool>()),
+                (prop::collection::vec(prop_oneof![4 => any::<u8>(), 1 => Just(b'\n')], 0..80), prop_oneof![9 => 1..3usize, 1 => Just(700)], any::<bool>()),
                 0..20,
             ),
         ) {

@@ -50,7 +50,8 @@ fn look(what: &str) -> String {
     match verb {
         "cat" => std::fs::read(rest).map_or_else(
             |e| format!("error {}", e.raw_os_error().unwrap_or(-1)),
-            |b| String::from_utf8_lossy(&b).into_owned(),
+            // What separates looks is no part of one.
+            |b| String::from_utf8_lossy(&b).replace('\0', " "),
         ),
         "write" => {
             let (path, text) = rest.split_once('=').unwrap();

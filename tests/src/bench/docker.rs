@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
+use crate::{Host, eventually, image, netns::unique, process, program};
 use anyhow::{Context, Result};
-use warren_tests::{Host, eventually, image, netns::unique, process, program};
 
 const DAEMON: &str = "/usr/sbin/dockerd";
 /// Not whatever else is called so in `PATH`.

@@ -1,4 +1,4 @@
-//! Kernels of Debian suites, through apt with lists and settings of its own: nothing of it is
+//! Packages of other Debian suites, through apt with lists and settings of its own: nothing of it is
 //! installed, and the machine's own package lists do not change.
 
 use std::{
@@ -15,17 +15,13 @@ use crate::process::{command, output, run};
 const META: &str = "linux-image-cloud-amd64";
 /// Packages that hold parts of a kernel.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
-/// What the programs are attached with, where it is not built in; in loading order.
-const MODULES: [&str; 2] = ["sch_ingress", "cls_bpf"];
-
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A kernel, unpacked.
 pub struct Kernel {
     /// The bootable image.
     pub image: PathBuf,
-    /// Modules to load, in order.
-    pub modules: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     /// Name of the package.
     pub version: String,
 }
@@ -35,6 +31,58 @@ pub struct Kernel {
 /// # Errors
 /// No apt, no Debian key, no mirror, or a package of another shape.
 pub fn fetch(suite: &str, dir: &Path) -> Result<Kernel> {
+    let state = lists(suite, dir)?;
+    let names = parts(&state)?;
+    let version = names
+        .iter()
+        .find(|n| n.starts_with("linux-image-") && *n != META)
+        .or(names.first())
+        .context("no kernel")?
+        .clone();
+    let unpacked = dir.join(&version);
+    let names: Vec<&str> = names.iter().map(String::as_str).filter(|n| *n != META).collect();
+    unpack(&state, dir, &names, &unpacked)?;
+    let mut files = Vec::new();
+    walk(&unpacked, &mut files)?;
+    let image = files
+        .iter()
+        .find(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
+        .with_context(|| format!("{version} holds no vmlinuz"))?
+        .clone();
+    Ok(Kernel { image, files, version })
+}
+
+impl Kernel {
+    /// Modules of these names, in their order; what is built in is left out.
+    pub fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
+        let module = |name: &&str| {
+            let is = |f: &&PathBuf| {
+                let file = f.file_name().unwrap_or_default().to_string_lossy();
+                file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(*name)
+            };
+            self.files.iter().find(is).cloned()
+        };
+        names.iter().filter_map(module).collect()
+    }
+}
+
+/// Downloads and unpacks the newest version a suite has of a package; where it lies, and its version.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn package(suite: &str, name: &str, dir: &Path) -> Result<(PathBuf, String)> {
+    let state = lists(suite, dir)?;
+    let shown = output(&mut apt(&state, "apt-cache", &["policy", name]))?;
+    let version = shown.lines().find_map(|l| l.trim().strip_prefix("Candidate: "));
+    let version = version.filter(|v| *v != "(none)").with_context(|| format!("{suite} has no {name}"))?;
+    // An epoch's colon has no place in a file's name.
+    let unpacked = dir.join(format!("{name}-{}", version.replace(':', "_")));
+    unpack(&state, dir, &[name], &unpacked)?;
+    Ok((unpacked, version.to_owned()))
+}
+
+/// Fetches a suite's lists into a directory of our own; apt's state.
+fn lists(suite: &str, dir: &Path) -> Result<PathBuf> {
     if !Path::new(KEYRING).exists() {
         bail!("{KEYRING} is missing: install debian-archive-keyring");
     }
@@ -46,42 +94,25 @@ pub fn fetch(suite: &str, dir: &Path) -> Result<Kernel> {
     fs::write(state.join("etc/sources.list"), source)?;
     fs::write(state.join("status"), "")?;
     run(&mut apt(&state, "apt-get", &["update", "-q"]))?;
-    let names = parts(&state)?;
-    let version = names
-        .iter()
-        .find(|n| n.starts_with("linux-image-") && *n != META)
-        .or(names.first())
-        .context("no kernel")?
-        .clone();
-    let unpacked = dir.join(&version);
-    if !unpacked.exists() {
-        let debs = dir.join("debs");
-        let _ = fs::remove_dir_all(&debs);
-        fs::create_dir_all(&debs)?;
-        let mut download = apt(&state, "apt-get", &["download", "-q"]);
-        run(download.args(names.iter().filter(|n| *n != META)).current_dir(&debs))?;
-        let aside = dir.join("unpacking");
-        let _ = fs::remove_dir_all(&aside);
-        for deb in fs::read_dir(&debs)? {
-            run(command("dpkg-deb", &["-x"]).arg(deb?.path()).arg(&aside))?;
-        }
-        fs::rename(&aside, &unpacked)?;
+    Ok(state)
+}
+
+/// Downloads packages and unpacks them into one directory, unless that is there already.
+fn unpack(state: &Path, dir: &Path, names: &[&str], to: &Path) -> Result<()> {
+    if to.exists() {
+        return Ok(());
     }
-    let mut files = Vec::new();
-    walk(&unpacked, &mut files)?;
-    let image = files
-        .iter()
-        .find(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
-        .with_context(|| format!("{version} holds no vmlinuz"))?
-        .clone();
-    let module = |name: &str| {
-        let is = |f: &&PathBuf| {
-            let file = f.file_name().unwrap_or_default().to_string_lossy();
-            file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(name)
-        };
-        files.iter().find(is).cloned()
-    };
-    Ok(Kernel { image, modules: MODULES.into_iter().filter_map(module).collect(), version })
+    let debs = dir.join("debs");
+    let _ = fs::remove_dir_all(&debs);
+    fs::create_dir_all(&debs)?;
+    run(apt(state, "apt-get", &["download", "-q"]).args(names).current_dir(&debs))?;
+    let aside = dir.join("unpacking");
+    let _ = fs::remove_dir_all(&aside);
+    for deb in fs::read_dir(&debs)? {
+        run(command("dpkg-deb", &["-x"]).arg(deb?.path()).arg(&aside))?;
+    }
+    fs::rename(&aside, to)?;
+    Ok(())
 }
 
 /// The Debian mirror that this machine's own apt uses.

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Host, process};
 use anyhow::{Context, Result, bail};
-use warren_tests::{Host, process};
 
 /// Timings of one thing.
 #[derive(Debug, Default)]
@@ -156,6 +156,21 @@ pub fn idle(pids: &[i32], for_: Duration) -> Result<Vec<(String, Cost)>> {
     Ok(named.into_iter().chain([("all".to_owned(), all)]).collect())
 }
 
+/// Seconds on a processor so far, of all threads there are and were.
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_seconds(pid: i32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let fields: Vec<&str> =
+        text.rsplit_once(") ").map(|(_, f)| f.split(' ').collect()).context("a stat line has a name")?;
+    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
+    // SAFETY: no pointer; the kernel says how many ticks a second has.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    #[allow(clippy::cast_precision_loss)] // ticks of a benchmark
+    Ok(ticks as f64 / a_second as f64)
+}
+
 /// Megabytes (2^20).
 #[allow(clippy::cast_precision_loss)] // two digits are shown
 pub fn mb(bytes: u64) -> f64 {
@@ -199,4 +214,30 @@ fn one_byte(to: SocketAddr) -> Option<u8> {
     let mut byte = [0];
     stream.read_exact(&mut byte).ok()?;
     Some(byte[0])
+}
+
+/// Kernel, processors, memory, and how busy it is.
+///
+/// # Errors
+/// `/proc` says nothing.
+pub fn machine() -> Result<String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = thread::available_parallelism()?;
+    let model = fs::read_to_string("/proc/cpuinfo")?;
+    let model = model
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let memory: u64 = memory
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .context("/proc/meminfo names MemTotal")?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    Ok(format!(
+        "Linux {}, {cpus} × {model}, {:.1} GB, load at the start {}",
+        kernel.trim(),
+        mb(memory),
+        load.split(' ').next().unwrap_or_default()
+    ))
 }

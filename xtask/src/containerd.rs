@@ -1,0 +1,69 @@
+//! The runtime's tests again with Debian's newest containerd (2.x), unpacked beside the machine's own
+//! and found first in `PATH`; runc is the machine's.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    packages,
+    process::{cargo, command, output, run as execute, say},
+    workspace,
+};
+
+const SUITE: &str = "sid";
+const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
+
+/// What does not hold there, and why. From 1.7 on a containerd that starts removes the shims of
+/// containers that ended while it was away, and with them how they ended.
+const DIFFERENT: [&str; 1] = ["containers_and_waits_outlive_containerd"];
+
+/// Runs them; that the mirror has no such package, or one that does not run here, is only said.
+///
+/// # Errors
+/// A test fails.
+pub fn run() -> Result<()> {
+    let dir = workspace::target()?.join("containerd");
+    let programs = match provide(&dir) {
+        Ok(programs) => programs,
+        Err(e) => {
+            say(&format!("NOT RUN, no containerd 2 for this machine: {e:#}"));
+            return Ok(());
+        }
+    };
+    for name in DIFFERENT {
+        say(&format!("NOT RUN with it: {name} (an exit while containerd is away is unseen there)"));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(std::iter::once(programs).chain(env::split_paths(&path)))?;
+    let mut tests = cargo(&["test", "-p", "warren", "--lib", "worker::runtime::", "--", "--ignored"]);
+    for name in DIFFERENT {
+        tests.args(["--skip", name]);
+    }
+    execute(tests.env("PATH", path))
+}
+
+/// The directory of its programs, which run here.
+fn provide(dir: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(dir)?;
+    let (unpacked, version) = packages::package(SUITE, PROGRAMS[0], dir)?;
+    if version.starts_with("1.") {
+        bail!("Debian {SUITE} has {version}");
+    }
+    let found = unpacked.join("usr/bin");
+    for program in PROGRAMS {
+        let file = found.join(program);
+        let said = output(command(&file, &["--version"]).env("PATH", &found));
+        // The shim says its version on `-v`, and nothing on what it does not know.
+        if program != PROGRAMS[1] {
+            let said = said.with_context(|| format!("{} does not run here", file.display()))?;
+            eprintln!("    {}", said.trim());
+        } else if !file.is_file() {
+            bail!("{version} has no {program}");
+        }
+    }
+    Ok(found)
+}
