@@ -55,6 +55,11 @@ impl Warren {
             self.ctr(&["tasks", "rm", "-f", &name])?;
             self.ctr(&["containers", "rm", &name])?;
         }
+        // What the groups lay in; there is one in each hierarchy of the first version.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")?.flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join("warren-bench"));
+        }
+        let _ = std::fs::remove_dir("/sys/fs/cgroup/warren-bench");
         Ok(took)
     }
 }
