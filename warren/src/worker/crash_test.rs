@@ -414,7 +414,7 @@ fn killed_at_every_call_health_is_kept() {
         };
         let (died, had_effect) = live_until(Crash::Before(n));
         // Probes go on for as long as the tasks live: the end of the lives is enough.
-        if !died || n > 80 {
+        if !died || n > 40 {
             break;
         }
         if had_effect {
