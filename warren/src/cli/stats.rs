@@ -134,7 +134,7 @@ mod tests {
     fn a_sample_is_a_table() {
         assert_eq!(
             table(&sample()),
-            "TASK               NAME    CPU %    MEM USAGE / LIMIT       MEM %    NET I/O           BLOCK I/O      PIDS\n\
+            "TASK               NAME    CPU %    MEM USAGE / LIMIT        MEM %    NET I/O           BLOCK I/O       PIDS\n\
              aaaa000000000001   web.2   12.35%   64.00 MiB / 256.00 MiB   25.00%   1.50 MB / 900 B   0 B / 4.10 kB   3\n"
         );
     }
