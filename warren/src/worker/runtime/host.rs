@@ -55,7 +55,7 @@ fn kernel(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// The hard limits of /proc/<pid>/limits that are not unlimited.
+/// The hard limits of `/proc/PID/limits` that are not unlimited.
 fn hard_limits(table: &str) -> BTreeMap<String, u64> {
     const NAMES: [(&str, &str); 16] = [
         ("Max address space", "as"),

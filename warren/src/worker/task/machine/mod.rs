@@ -21,6 +21,8 @@
 //! rejected task is replaced by one with a longer delay, and no delay would hold if the next one
 //! were rejected at once.
 
+mod running;
+
 use super::{
     Timing,
     step::{Action, Found, KILL, Outcome, Step, Trouble, describe_exit},
@@ -29,7 +31,7 @@ use crate::{
     model::{ContainerStatus, Health, Probe, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
     worker::{
         executor::{ContainerState, Exit, Gate, NetworkNamespace},
-        health::{Check, Tracker, Tried},
+        health::Tracker,
         status_log::Record,
     },
 };
@@ -210,15 +212,6 @@ impl Machine {
         matches!(self.phase, Phase::Running)
     }
 
-    /// What its probes have shown, if it has a health check and that is known.
-    #[must_use]
-    pub fn tracker(&self) -> Option<&Tracker> {
-        match &self.checked {
-            Checked::Tracked(tracker) => Some(tracker),
-            Checked::Unknown | Checked::None => None,
-        }
-    }
-
     /// What to do now.
     pub fn next(&mut self, now: Timestamp) -> Step {
         self.pass_time(now);
@@ -272,21 +265,6 @@ impl Machine {
             Phase::Detach => or_retry(Action::Detach),
             Phase::Gone => Step::End,
         }
-    }
-
-    /// What is missing for a running container to be as it should be, the most urgent first.
-    fn running_action(&self) -> Option<Action> {
-        let gate = match &self.checked {
-            Checked::Unknown => return Some(Action::Check),
-            Checked::None => Some(Gate::Open),
-            Checked::Tracked(tracker) => tracker.gate(),
-        };
-        if gate.is_some() && gate != self.gate {
-            return gate.map(Action::Serve);
-        }
-        let health = self.tracker().map_or(Health::None, Tracker::health);
-        let worth = matches!(health, Health::Healthy | Health::Unhealthy) && health != self.recorded_health;
-        worth.then(|| Action::Record(self.record(TaskState::Running, self.started_at)))
     }
 
     /// What passing time alone changes.
@@ -375,80 +353,6 @@ impl Machine {
         }
         self.stop_if_asked(now);
         self.tell_end(now);
-    }
-
-    /// Takes in what came of the last [`Machine::running_action`].
-    fn running(&mut self, outcome: Outcome, now: Timestamp) {
-        match (self.running_action(), outcome) {
-            (Some(Action::Check), Outcome::Check(image)) => {
-                self.checked = match Check::of(&self.task.spec.health, image.as_ref()) {
-                    None => Checked::None,
-                    Some(check) => {
-                        let served = self.status.state == TaskState::Running;
-                        let tracker = Tracker::new(
-                            check,
-                            self.task.id,
-                            self.started_at,
-                            self.status.health,
-                            served,
-                            now,
-                        );
-                        Checked::Tracked(Box::new(tracker))
-                    }
-                };
-                let starting = self.status.state < TaskState::Running && self.tracker().is_some();
-                self.set_health();
-                if starting {
-                    self.advance(TaskState::Starting, "waiting for its health check to succeed", now);
-                }
-            }
-            (Some(Action::Serve(gate)), Outcome::Done) => {
-                self.gate = Some(gate);
-                self.set_health();
-                let message = if gate == Gate::Held { self.complaint() } else { String::new() };
-                self.advance(TaskState::Running, &message, now);
-            }
-            (Some(Action::Record(_)), Outcome::Done) => {
-                self.recorded_health = self.tracker().map_or(Health::None, Tracker::health);
-                let message = if self.gate == Some(Gate::Held) { self.complaint() } else { String::new() };
-                self.advance(self.status.state, &message, now);
-            }
-            (action, other) => return self.retry(format!("an unexpected answer: {action:?} {other:?}"), now),
-        }
-        self.go(Phase::Running);
-    }
-
-    /// What came of a try of its health check.
-    pub fn probed(&mut self, tried: Tried, now: Timestamp) {
-        let Checked::Tracked(tracker) = &mut self.checked else { return };
-        if self.phase != Phase::Running {
-            return;
-        }
-        let before = tracker.gate();
-        tracker.take(tried, now);
-        if let Some(why) = tracker.over() {
-            self.unhealthy = Some(why);
-            self.set_health();
-            self.go(Phase::Close);
-        } else if tracker.gate() != before {
-            // Whatever did not work before and is waited for: this does not wait.
-            self.go(Phase::Running);
-        }
-        if self.running_action().is_none() {
-            self.set_health();
-        }
-    }
-
-    /// What the last probe showed, of one that is unhealthy.
-    fn complaint(&self) -> String {
-        self.tracker().and_then(Tracker::complaint).unwrap_or_default()
-    }
-
-    /// Tells its health. What is healthy is told when it is open.
-    fn set_health(&mut self) {
-        if let Some(tracker) = self.tracker() {
-            self.status.health = tracker.health();
-        }
     }
 
     /// The container has ended.
@@ -647,5 +551,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-#[path = "machine_test.rs"]
 mod tests;

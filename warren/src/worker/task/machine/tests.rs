@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     model::HealthCheck,
     worker::{
-        health::ProbeResult,
+        health::{ProbeResult, Tried},
         testing::{a_task, quick},
     },
 };
