@@ -27,6 +27,8 @@ pub struct Image {
     pub workdir: String,
     /// User, `NAME`, `UID` or `UID:GID`.
     pub user: String,
+    /// `HEALTHCHECK`, as images have it; null for none.
+    pub healthcheck: Value,
 }
 
 impl Image {
@@ -40,6 +42,7 @@ impl Image {
             env: vec!["PATH=/".into()],
             workdir: String::new(),
             user: String::new(),
+            healthcheck: Value::Null,
         }
     }
 }
@@ -139,6 +142,7 @@ pub fn config(image: &Image, layers: &[Vec<u8>]) -> Value {
             "Env": image.env,
             "WorkingDir": image.workdir,
             "User": image.user,
+            "Healthcheck": image.healthcheck,
         },
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
         "history": vec![json!({ "created": "1970-01-01T00:00:00Z", "created_by": "warren tests" }); layers.len()],

@@ -54,7 +54,7 @@ const OPTIONS: &[&str] = &[
     "--user app",
     "--group 777",
     "--hostname h-#",
-    "--host other:10.0.0.#",
+    "--host other:10.0.0.1#",
     "--dns-search example.org",
     "--label number=#",
     "--container-label number=#",

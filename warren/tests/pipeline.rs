@@ -78,6 +78,7 @@ async fn node(outside: Arc<FakeOutside>, world: FakeWorld, dir: PathBuf, seed: u
         description: NodeDescription { name: "here".into(), ..NodeDescription::default() },
         data_dir: dir.join("worker"),
         timing: quick(),
+        probes: Default::default(),
     };
     let worker = worker::start(config, channel(&socket), outside.clone(), outside, cancel);
     *inside.lock().unwrap() = Some((Handle::current(), store));

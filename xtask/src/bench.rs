@@ -18,6 +18,13 @@ pub enum What {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=500))]
         rounds: u16,
     },
+    /// Containers: from create to running for 1, 20 and 100 of them, output, memory; beside Docker's
+    /// engine where that is installed
+    Containers {
+        /// How often each figure is taken
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+        rounds: u16,
+    },
 }
 
 /// Builds (release profile) and measures.
@@ -26,19 +33,19 @@ pub enum What {
 /// Not root, the set-up fails, or what is measured does not work.
 pub fn run(what: &What) -> Result<()> {
     if !is_root() {
-        bail!("needs root (network namespaces, BPF, containerd): run `sudo -E cargo xtask bench node`");
+        bail!("needs root (network namespaces, BPF, containerd): run `sudo -E cargo xtask bench …`");
     }
     deps::run()?;
     build_ebpf::run(&build_ebpf::Args::default())?;
-    match what {
-        What::Node { rounds } => {
-            say("warren, as it is released (this takes minutes the first time)");
-            execute(&mut cargo(&["build", "--release", "-p", "warren", "--bin", "warren"]))?;
-            let testbox = test::testbox()?;
-            let warren = workspace::target()?.join("release/warren");
-            let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", "bench-node", "--"]);
-            bench.arg(rounds.to_string());
-            execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
-        }
-    }
+    let (program, rounds) = match what {
+        What::Node { rounds } => ("bench-node", rounds),
+        What::Containers { rounds } => ("bench-containers", rounds),
+    };
+    say("warren, as it is released (this takes minutes the first time)");
+    execute(&mut cargo(&["build", "--release", "-p", "warren", "--bin", "warren"]))?;
+    let testbox = test::testbox()?;
+    let warren = workspace::target()?.join("release/warren");
+    let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", program, "--"]);
+    bench.arg(rounds.to_string());
+    execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
 }

@@ -15,17 +15,13 @@ use crate::process::{command, output, run};
 const META: &str = "linux-image-cloud-amd64";
 /// Packages that hold parts of a kernel.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
-/// What the programs are attached with, where it is not built in; in loading order.
-const MODULES: [&str; 2] = ["sch_ingress", "cls_bpf"];
-
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A kernel, unpacked.
 pub struct Kernel {
     /// The bootable image.
     pub image: PathBuf,
-    /// Modules to load, in order.
-    pub modules: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     /// Name of the package.
     pub version: String,
 }
@@ -53,14 +49,21 @@ pub fn fetch(suite: &str, dir: &Path) -> Result<Kernel> {
         .find(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
         .with_context(|| format!("{version} holds no vmlinuz"))?
         .clone();
-    let module = |name: &str| {
-        let is = |f: &&PathBuf| {
-            let file = f.file_name().unwrap_or_default().to_string_lossy();
-            file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(name)
+    Ok(Kernel { image, files, version })
+}
+
+impl Kernel {
+    /// Modules of these names, in their order; what is built in is left out.
+    pub fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
+        let module = |name: &&str| {
+            let is = |f: &&PathBuf| {
+                let file = f.file_name().unwrap_or_default().to_string_lossy();
+                file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(*name)
+            };
+            self.files.iter().find(is).cloned()
         };
-        files.iter().find(is).cloned()
-    };
-    Ok(Kernel { image, modules: MODULES.into_iter().filter_map(module).collect(), version })
+        names.iter().filter_map(module).collect()
+    }
 }
 
 /// Downloads and unpacks the newest version a suite has of a package; where it lies, and its version.

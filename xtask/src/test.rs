@@ -19,6 +19,9 @@ pub struct Args {
     /// Only load the BPF programs into other kernels (Debian's 6.1, 6.12 and newest, under QEMU)
     #[arg(long)]
     kernels: bool,
+    /// Only run a node in a kernel whose control groups are cgroup2 alone, under QEMU
+    #[arg(long)]
+    cgroup2: bool,
     /// Only run the container runtime's tests with Debian's newest containerd (2.x)
     #[arg(long)]
     containerd: bool,
@@ -37,9 +40,11 @@ pub fn run(args: &Args) -> Result<()> {
     let mut summary = Summary::default();
     summary.must("deps", deps::run)?;
     summary.must("build-ebpf", || build_ebpf::run(&build_ebpf::Args::default()))?;
-    if args.kernels || args.containerd {
+    if args.kernels || args.cgroup2 || args.containerd {
         if args.kernels {
             summary.part("kernels", kernels::run);
+        } else if args.cgroup2 {
+            summary.part("a node with cgroup2 only", kernels::node);
         }
         if args.containerd {
             summary.part("the runtime with containerd 2", containerd::run);

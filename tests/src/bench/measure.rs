@@ -156,6 +156,21 @@ pub fn idle(pids: &[i32], for_: Duration) -> Result<Vec<(String, Cost)>> {
     Ok(named.into_iter().chain([("all".to_owned(), all)]).collect())
 }
 
+/// Seconds on a processor so far, of all threads there are and were.
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_seconds(pid: i32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let fields: Vec<&str> =
+        text.rsplit_once(") ").map(|(_, f)| f.split(' ').collect()).context("a stat line has a name")?;
+    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
+    // SAFETY: no pointer; the kernel says how many ticks a second has.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    #[allow(clippy::cast_precision_loss)] // ticks of a benchmark
+    Ok(ticks as f64 / a_second as f64)
+}
+
 /// Megabytes (2^20).
 #[allow(clippy::cast_precision_loss)] // two digits are shown
 pub fn mb(bytes: u64) -> f64 {

@@ -110,18 +110,19 @@ pub fn die(signal: i32) -> Outcome {
 
 /// Writes `count` numbered lines to both streams in turn, `rate` a second of each (0: as fast as
 /// they are taken), each with a word that says which stream it went to; then stays until it is told
-/// to end.
-pub fn lines(count: u64, rate: u64) -> Outcome {
+/// to end. Lines are as wide as said, their ends counted.
+pub fn lines(count: u64, rate: u64, width: usize) -> Outcome {
     use std::io::Write;
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
     let begun = Instant::now();
     // In blocks of what a hundredth of a second has, so that a high rate is not all system calls.
     let block = (rate / 100).max(1);
+    let filler = ".".repeat(width.saturating_sub(14));
     let mut text = (String::new(), String::new());
     for n in 1..=count {
         use std::fmt::Write as _;
-        let _ = writeln!(text.0, "out {n:09}");
-        let _ = writeln!(text.1, "err {n:09}");
+        let _ = writeln!(text.0, "out {n:09}{filler}");
+        let _ = writeln!(text.1, "err {n:09}{filler}");
         if n % block == 0 || n == count || text.0.len() > 4000 {
             out.write_all(text.0.as_bytes()).and_then(|()| out.flush()).map_err(|e| e.to_string())?;
             err.write_all(text.1.as_bytes()).map_err(|e| e.to_string())?;
@@ -132,6 +133,7 @@ pub fn lines(count: u64, rate: u64) -> Outcome {
             }
         }
     }
-    answer_quietly("written", count)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    answer_quietly(&[("written", count.to_string()), ("seconds", format!("{seconds:.3}"))])?;
     crate::serve::sleep(None)
 }

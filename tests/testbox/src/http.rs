@@ -9,6 +9,8 @@
 //! | `/files?path=P` | a file's text |
 //! | `/slow?ms=N` | answers late |
 //! | `/exit?status=N` | the process ends |
+//! | `/health` | 200, or 503 while it is sick |
+//! | `/sicken` `/cure` | it is sick from now on; it is well again |
 //! | `/tcp?to=A:P` | GETs `/client` of another such server and passes the answer on |
 //! | `/udp?to=A:P` | sends a datagram to an echo server |
 //! | `/ping?to=A` | ICMP echo |
@@ -18,11 +20,15 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    process, thread,
+    process,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
 use crate::{Outcome, client, serve::listen, sys};
+
+static SICK: AtomicBool = AtomicBool::new(false);
 
 /// Serves until it is killed.
 pub fn serve(port: u16) -> Outcome {
@@ -41,6 +47,8 @@ pub fn serve_on(listener: &TcpListener) -> Outcome {
     }
     Ok(0)
 }
+
+const UNWELL: &str = "not well\n";
 
 fn connection(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
@@ -66,6 +74,7 @@ fn connection(stream: &TcpStream) {
         }
         let target = request.split(' ').nth(1).unwrap_or("/");
         let (status, body) = match answer(target, client) {
+            Ok(body) if body == UNWELL => ("503 Service Unavailable", body),
             Ok(body) => ("200 OK", body),
             Err(e) => ("500 Internal Server Error", format!("{e}\n")),
         };
@@ -106,6 +115,12 @@ fn answer(target: &str, client: SocketAddr) -> Result<String, String> {
         "/slow" => {
             thread::sleep(Duration::from_millis(number("ms")?));
             "at last\n".into()
+        }
+        "/health" if SICK.load(Ordering::Relaxed) => UNWELL.into(),
+        "/health" => "well\n".into(),
+        "/sicken" | "/cure" => {
+            SICK.store(path == "/sicken", Ordering::Relaxed);
+            "so be it\n".into()
         }
         "/exit" => process::exit(number("status")? as i32),
         "/tcp" => client::get(to("to")?, "/client")?,

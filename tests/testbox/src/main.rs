@@ -37,7 +37,7 @@ const USAGE: &str = "testbox: commands:
   allocate MB                    takes memory and keeps it
   fork N                         starts N processes that do nothing
   burn SECONDS [THREADS]         keeps processors busy, tells how many it got
-  lines COUNT [RATE]             numbered lines on both streams, RATE a second (0: no pause)
+  lines COUNT [RATE [WIDTH]]     numbered lines on both streams, RATE a second (0: no pause)
   orphan                         leaves a dead child behind, tells whether it was reaped
   die SIGNAL                     ends by a signal
   id                             prints uid, gid and supplementary groups";
@@ -97,8 +97,9 @@ fn run(words: &[&str]) -> Outcome {
         ["fork", n] => behave::fork(number(n)?),
         ["burn", seconds] => behave::burn(number(seconds)?, 1),
         ["burn", seconds, threads] => behave::burn(number(seconds)?, number(threads)?),
-        ["lines", count] => behave::lines(number(count)?, 0),
-        ["lines", count, rate] => behave::lines(number(count)?, number(rate)?),
+        ["lines", count] => behave::lines(number(count)?, 0, 0),
+        ["lines", count, rate] => behave::lines(number(count)?, number(rate)?, 0),
+        ["lines", count, rate, width] => behave::lines(number(count)?, number(rate)?, number(width)?),
         ["orphan"] => behave::orphan(),
         ["die", signal] => behave::die(number(signal)?),
         ["id"] => Ok(shown(&sys::identity())),

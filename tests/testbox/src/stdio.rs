@@ -23,7 +23,7 @@ pub fn echo() -> Outcome {
         match stdin.read(&mut buffer) {
             Ok(0) => return Ok(0),
             Ok(n) => {
-                stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).map_err(|e| e.to_string())?
+                stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).map_err(|e| e.to_string())?;
             }
             Err(e) => return Err(e.to_string()),
         }

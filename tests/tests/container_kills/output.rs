@@ -18,8 +18,10 @@ fn writer(node: &Node, name: &str) -> Result<()> {
 
 /// Numbers of each stream, in the order of the log.
 fn logged(node: &Node, name: &str, stream: &str) -> Result<Vec<u64>> {
-    let text = node.ok(&["service", "logs", "--stream", stream, name])?;
-    let word = if stream == "stdout" { "out " } else { "err " };
+    let ended = node.cli(&["service", "logs", "--stream", stream, name])?;
+    ensure!(ended.good(), "{}", ended.stderr);
+    // Each stream comes out where it went in.
+    let (text, word) = if stream == "stdout" { (ended.stdout, "out ") } else { (ended.stderr, "err ") };
     text.lines()
         .map(|l| {
             let n = l.rsplit_once(word).with_context(|| format!("a line of {stream}: {l:?}"))?.1;

@@ -185,8 +185,8 @@ fn labels_are_where_they_belong() -> Result<()> {
     }
     let [info] = &infos[..] else { bail!("one container was expected: {infos:?}") };
     let info: Value = serde_json::from_str(info)?;
-    ensure!(info["Labels"]["com.example.kind"] == "a b", "{}", info["Labels"]);
-    ensure!(info["Labels"].get("tier").is_none(), "{}", info["Labels"]);
+    ensure!(info["Labels"]["warren.label.com.example.kind"] == "a b", "{}", info["Labels"]);
+    ensure!(!info["Labels"].to_string().contains("tier"), "{}", info["Labels"]);
     Ok(())
 }
 

@@ -17,12 +17,15 @@ fn caps(set: u64) -> String {
 }
 
 fn defaults() -> Vec<Row> {
+    // With the first version each controller has a mount of its own.
+    let first = Path::new("/sys/fs/cgroup/memory").exists();
+    let cgroups = if first { "mount./sys/fs/cgroup/memory" } else { "mount./sys/fs/cgroup" };
     let mut plain = row("plain", "")
         .is("arg.0", "/testbox")
         .is("arg.1", "look")
         .absent("arg.2")
         .is("env.PATH", "/")
-        .is("env.HOME", "/root")
+        .is("env.HOME", "/")
         .absent("env.TERM")
         .is("cwd", "/")
         .is("uid", "0")
@@ -40,7 +43,8 @@ fn defaults() -> Vec<Row> {
         .is("shm.bytes", (64 << 20).to_string())
         .has("mount./proc", "proc rw")
         .has("mount./sys", "sysfs ro")
-        .has("mount./sys/fs/cgroup", "ro")
+        .has(cgroups, "cgroup")
+        .has(cgroups, " ro,")
         .has("mount./dev", "tmpfs")
         .has("mount./dev/shm", "tmpfs rw,nosuid,nodev,noexec")
         .has("mount./dev/pts", "devpts")

@@ -11,6 +11,9 @@ pub const BACKEND_UP: u8 = 1;
 pub const BACKEND_DRAINING: u8 = 2;
 /// `Backend::state`: attached (it may send), but behind no published port: not yet serving.
 pub const BACKEND_CLOSED: u8 = 3;
+/// `Backend::state`: keeps its flows and takes no new ones, even while no other backend is up: it
+/// is known not to work.
+pub const BACKEND_HELD: u8 = 4;
 
 layout! {
 /// Key of `SVC4` (and `SVC6`).

@@ -25,7 +25,7 @@ pub(super) fn pick<A: Address>(
 ) -> Resolved<A> {
     if service.table_size == 0 {
         let found = resolve(tables, service.single);
-        return if found.serves() && found.backend.id != avoid { found } else { Resolved::default() };
+        return if found.takes() && found.backend.id != avoid { found } else { Resolved::default() };
     }
     let mut search = Pick {
         hash,

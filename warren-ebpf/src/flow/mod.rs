@@ -16,8 +16,8 @@ mod tests;
 
 use crate::{
     abi::{
-        Address, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, Config, Egress, EgressKey,
-        Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey,
+        Address, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
+        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey,
     },
     packet::{Ip, Segment, Tuple},
 };
@@ -193,6 +193,13 @@ impl<A> Resolved<A> {
     #[inline(always)]
     #[must_use]
     pub fn serves(&self) -> bool {
+        self.takes() || self.state == BACKEND_HELD
+    }
+
+    /// Whether it may get new flows, if only because no other is up.
+    #[inline(always)]
+    #[must_use]
+    pub fn takes(&self) -> bool {
         self.state == BACKEND_UP || self.state == BACKEND_DRAINING
     }
 }

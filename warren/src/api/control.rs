@@ -94,12 +94,7 @@ impl control_server::Control for Control {
         &self,
         request: Request<v1::UpdateServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        let v1::UpdateServiceRequest { service, version, spec, registry_auth } = request.into_inner();
-        let mut spec = spec_of(spec)?;
-        let view = self.view().await?;
-        let old = find(&view, &service)?.spec.task.registry_auth.as_ref();
-        self.seal_auth(&mut spec, registry_auth, old)?;
-        Ok(Response::new(self.update(&service, version, spec).await?.into()))
+        Ok(Response::new(self.update(request.into_inner()).await?.into()))
     }
 
     async fn rollback_service(

@@ -111,22 +111,22 @@ impl Control {
         Ok(self.store.view().service(stored).map_or(service, |s| s.clone()))
     }
 
-    /// Replaces the spec of the service called `asked`, if it still has `version`.
-    pub(super) async fn update(
-        &self,
-        asked: &str,
-        version: u64,
-        spec: ServiceSpec,
-    ) -> Result<Service, Status> {
+    /// Replaces a service's spec, if it still has the version that was read.
+    pub(super) async fn update(&self, request: v1::UpdateServiceRequest) -> Result<Service, Status> {
+        let v1::UpdateServiceRequest { service: asked, version, spec, registry_auth } = request;
+        let asked = asked.as_str();
+        let mut spec = spec_of(spec)?;
         let view = self.view().await?;
         let before = find(&view, asked)?;
+        // Of this version's: with another one nothing is stored.
+        self.seal_auth(&mut spec, registry_auth, before.spec.task.registry_auth.as_ref())?;
         self.host_has(spec.publish.iter().filter(|p| !before.spec.publish.contains(p))).await?;
         let changed = self
             .store
             .update(|tx| {
                 let service = find(tx, asked)?.clone();
                 is_leaving(&service, "changed")?;
-                if service.version != version {
+                if service.version != version || before.version != version {
                     return Err(Status::aborted(format!(
                         "service {asked} was changed by someone else meanwhile: look at it and try again"
                     )));

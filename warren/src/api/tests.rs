@@ -124,3 +124,135 @@ async fn a_watch_shows_each_change_and_ends_when_the_service_is_gone() {
     let mut late = door.watch_service(by_name(&made.id)).await.unwrap().into_inner();
     assert!(late.next().await.unwrap().unwrap().service.is_none());
 }
+
+fn update(
+    service: &v1::Service,
+    change: impl FnOnce(&mut v1::ServiceSpec),
+) -> Request<v1::UpdateServiceRequest> {
+    let mut spec = service.spec.clone().unwrap();
+    change(&mut spec);
+    Request::new(v1::UpdateServiceRequest {
+        service: service.id.clone(),
+        version: service.version,
+        spec: Some(spec),
+        registry_auth: None,
+    })
+}
+
+fn back(service: &str) -> Request<v1::RollbackServiceRequest> {
+    Request::new(v1::RollbackServiceRequest { service: service.into() })
+}
+
+fn user(service: &v1::Service) -> Option<String> {
+    service.spec.as_ref().and_then(|s| s.task.as_ref()).and_then(|t| t.user.clone())
+}
+
+#[tokio::test]
+async fn an_update_is_of_the_version_that_was_read_and_can_be_taken_back() {
+    let (store, door) = door();
+    let first = door.create_service(spec("web", &["80:80"])).await.unwrap().into_inner();
+    let e = door.rollback_service(back("web")).await.unwrap_err();
+    assert_eq!(e.code(), Code::FailedPrecondition);
+    assert!(e.message().contains("never updated"), "{e}");
+
+    let as_user = |name: &'static str| {
+        move |s: &mut v1::ServiceSpec| s.task.as_mut().unwrap().user = Some(name.to_owned())
+    };
+    let second = door.update_service(update(&first, as_user("me"))).await.unwrap().into_inner();
+    assert_eq!((user(&second).as_deref(), second.previous.clone()), (Some("me"), first.spec.clone()));
+    assert!(second.spec_version > first.spec_version);
+    let e = door.update_service(update(&first, as_user("you"))).await.unwrap_err();
+    assert_eq!(e.code(), Code::Aborted, "{e}");
+
+    // The same again is no change: what a rollback returns to stays.
+    let version = store.view().version();
+    let same = door.update_service(update(&second, |_| {})).await.unwrap().into_inner();
+    assert_eq!((same, store.view().version()), (second.clone(), version));
+
+    // A rollback and another one: there and back. A number of replicas set since stays.
+    let scale = v1::ScaleServiceRequest { service: "web".into(), replicas: 4 };
+    door.scale_service(Request::new(scale)).await.unwrap();
+    let third = door.rollback_service(back("web")).await.unwrap().into_inner();
+    assert_eq!((user(&third), third.spec.as_ref().map(|s| s.replicas)), (None, Some(4)));
+    let fourth = door.rollback_service(back(&third.id)).await.unwrap().into_inner();
+    assert_eq!(user(&fourth).as_deref(), Some("me"));
+}
+
+#[tokio::test]
+async fn an_update_that_may_not_be_stores_nothing() {
+    let (store, door) = door();
+    door.create_service(spec("api", &["81:80"])).await.unwrap();
+    let web = door.create_service(spec("web", &["80:80"])).await.unwrap().into_inner();
+    let version = store.view().version();
+    let ports = |port: &str| {
+        let port: PortSpec = port.parse().unwrap();
+        move |s: &mut v1::ServiceSpec| s.publish = vec![port.into()]
+    };
+    for (request, code, needle) in [
+        (update(&web, |s| s.name = "other".into()), Code::InvalidArgument, "cannot be renamed"),
+        (update(&web, |s| s.replicas = 1_000_000), Code::InvalidArgument, "too many"),
+        (
+            update(&web, |s| s.task.as_mut().unwrap().workdir = Some("x".into())),
+            Code::InvalidArgument,
+            "--workdir",
+        ),
+        (update(&web, ports("81:80")), Code::FailedPrecondition, "already published by service api"),
+        (update(&web, ports("22:22")), Code::FailedPrecondition, "sshd (pid 712)"),
+        (update(&web, ports("9.9.9.9:83:80")), Code::FailedPrecondition, "no address 9.9.9.9"),
+    ] {
+        let e = door.update_service(request).await.unwrap_err();
+        assert_eq!(e.code(), code, "{e}");
+        assert!(e.message().contains(needle), "{e}");
+    }
+    assert_eq!(store.view().version(), version);
+    // A port that went to somebody else meanwhile cannot be rolled back to.
+    let moved = door.update_service(update(&web, ports("82:80"))).await.unwrap().into_inner();
+    assert!(door.create_service(spec("new", &["80:80"])).await.is_ok());
+    let e = door.rollback_service(back("web")).await.unwrap_err();
+    assert!(e.message().contains("already published by service new"), "{e}");
+    let rm = v1::RemoveServiceRequest { service: "web".into() };
+    door.remove_service(Request::new(rm)).await.unwrap();
+    for e in [
+        door.update_service(update(&moved, |s| s.replicas = 2)).await.unwrap_err(),
+        door.rollback_service(back("web")).await.unwrap_err(),
+    ] {
+        assert!(e.message().contains("is being removed"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_sealed_and_the_same_ones_change_nothing() {
+    let (store, door) = door();
+    let auth = |password: &str| v1::RegistryAuth {
+        server: "docker.io".into(),
+        username: "me".into(),
+        password: password.into(),
+        identity_token: String::new(),
+    };
+    let mut request = spec("web", &[]).into_inner();
+    // Whatever a request says is sealed is not believed.
+    request.spec.as_mut().unwrap().task.as_mut().unwrap().registry_auth = b"forged".to_vec();
+    request.registry_auth = Some(v1::RegistryAuth { server: "other.example".into(), ..auth("hunter2") });
+    let e = door.create_service(Request::new(request.clone())).await.unwrap_err();
+    assert!(e.message().contains("for registry other.example"), "{e}");
+    request.registry_auth = Some(auth("hunter2"));
+    let made = door.create_service(Request::new(request)).await.unwrap().into_inner();
+    let sealed =
+        |store: &Store| store.view().services().next().unwrap().spec.task.registry_auth.clone().unwrap();
+    let first = sealed(&store);
+    assert_ne!(first.0, b"forged");
+    assert_eq!(Sealer::new([1; 32]).open(&first).unwrap().password, "hunter2");
+    assert!(!format!("{made:?}").contains("hunter2"));
+
+    let update = async |auth| {
+        let now = door.get_service(by_name("web")).await.unwrap().into_inner();
+        let (service, version, spec) = (now.id, now.version, now.spec);
+        let r = v1::UpdateServiceRequest { service, version, spec, registry_auth: auth };
+        door.update_service(Request::new(r)).await.unwrap();
+    };
+    update(Some(auth("hunter2"))).await;
+    update(None).await;
+    assert_eq!(sealed(&store), first, "nothing has changed");
+    update(Some(auth("new"))).await;
+    assert_eq!(Sealer::new([1; 32]).open(&sealed(&store)).unwrap().password, "new");
+}

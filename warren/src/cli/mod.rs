@@ -4,6 +4,7 @@
 
 mod cp;
 mod credentials;
+mod events;
 mod exec;
 mod image;
 mod net;
@@ -16,6 +17,7 @@ mod reference;
 mod service;
 mod stats;
 mod target;
+mod time;
 mod volume;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -26,7 +28,8 @@ use tonic::transport::Channel;
 use crate::{
     proto::v1::{
         containers_client::ContainersClient, control_client::ControlClient, images_client::ImagesClient,
-        logs_client::LogsClient, node_local_client::NodeLocalClient, volumes_client::VolumesClient,
+        logs_client::LogsClient, node_local_client::NodeLocalClient, probes_client::ProbesClient,
+        volumes_client::VolumesClient,
     },
     rpc,
 };
@@ -70,6 +73,8 @@ enum Noun {
     Stats(stats::Args),
     /// Reach ports of a running task from here.
     PortForward(port_forward::Args),
+    /// Show what happens in the cluster, from now on or from a moment on.
+    Events(events::Args),
 }
 
 /// How a list is printed.
@@ -132,6 +137,10 @@ impl Context {
 
     async fn logs(&self) -> anyhow::Result<LogsClient<Channel>> {
         Ok(LogsClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
+    }
+
+    async fn probes(&self) -> anyhow::Result<ProbesClient<Channel>> {
+        Ok(ProbesClient::new(self.channel().await?).max_decoding_message_size(rpc::MAX_MESSAGE))
     }
 
     async fn node_local(&self) -> anyhow::Result<NodeLocalClient<Channel>> {
@@ -218,6 +227,7 @@ async fn ask(noun: Noun, context: &Context) -> anyhow::Result<()> {
         Noun::Stats(args) => stats::run(args, context).await,
         Noun::PortForward(args) => port_forward::run(args, context).await,
         Noun::Exec(_) => unreachable!("it brings its own runtime"),
+        Noun::Events(args) => events::run(args, context).await,
     }
 }
 

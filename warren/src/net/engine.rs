@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use warren_ebpf::abi::{Backend, map};
 
 use super::{
-    Config, NetError,
+    Config, Gate, NetError,
     attach::{alias::Alias, host_name, link},
     datapath::{
         apply::apply,
@@ -362,19 +362,20 @@ impl Engine {
         Ok(link::namespace_path(&self.netns_dir, task))
     }
 
-    pub(super) fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
+    pub(super) fn serve(&self, task: TaskId, attachment: &Attachment, gate: Gate) -> Result<(), NetError> {
         let assignment = self.heard();
         let mut state = self.state();
         let a = state.attached.get_mut(&task).filter(|a| a.attachment == *attachment);
         let a = match a {
             Some(a) => a,
-            None if open => return Err(NetError::NotAttached(task)),
+            None if gate == Gate::Open => return Err(NetError::NotAttached(task)),
             None => return Ok(()),
         };
-        a.serving = match (open, a.serving) {
-            (true, _) => Serving::Open,
-            (false, Serving::Closed) => Serving::Closed,
-            (false, _) => Serving::Draining,
+        a.serving = match (gate, a.serving) {
+            (Gate::Open, _) => Serving::Open,
+            (_, Serving::Closed) => Serving::Closed,
+            (Gate::Held, _) | (_, Serving::Held) => Serving::Held,
+            (Gate::Draining, _) => Serving::Draining,
         };
         let row = desired::backend_row(task, a, assignment.as_deref());
         // This one write is what the next packet obeys; tables follow.
@@ -489,7 +490,7 @@ pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
 /// The containers that are there already, as their links say; whether each is open, as its row
 /// says.
 fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeMap<TaskId, Attached> {
-    use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP};
+    use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP};
     let mut attached = BTreeMap::new();
     for d in host.devices.iter().filter(|d| d.is_ours()) {
         let Some(Ok(alias)) = d.alias.as_deref().map(str::parse::<Alias>) else { continue };
@@ -502,6 +503,7 @@ fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeM
             Some(BACKEND_UP) => Serving::Open,
             Some(BACKEND_DRAINING) => Serving::Draining,
             Some(BACKEND_CLOSED) => Serving::Closed,
+            Some(BACKEND_HELD) => Serving::Held,
             _ => Serving::Unknown,
         };
         attached.insert(alias.task, Attached { attachment, ifindex: d.index, serving });

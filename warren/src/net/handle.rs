@@ -5,6 +5,18 @@ use std::{path::PathBuf, sync::Arc};
 use super::{NetError, engine::Engine, report};
 use crate::model::{Attachment, TaskId};
 
+/// What a task takes of the traffic of published ports, besides what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// New connections.
+    Open,
+    /// No new ones, except while no other task takes any. One that never was open, or is held,
+    /// stays as it is.
+    Draining,
+    /// No new ones. One that never was open stays as it is.
+    Held,
+}
+
 /// How the rest of the node speaks to its network. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -23,11 +35,10 @@ impl Handle {
         self.engine.attach(task, attachment).await
     }
 
-    /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
-    /// next packet on. Established ones are left alone. Closing one that is not attached is no
-    /// error.
-    pub async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetError> {
-        self.engine.serve(task, attachment, open)
+    /// Opens or closes the task to new connections of published ports, from the next packet on.
+    /// Established ones are left alone. Closing one that is not attached is no error.
+    pub async fn serve(&self, task: TaskId, attachment: &Attachment, gate: Gate) -> Result<(), NetError> {
+        self.engine.serve(task, attachment, gate)
     }
 
     /// Removes every trace of the task, flows included. Nothing there is no error.

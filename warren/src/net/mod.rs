@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{Assignment, NodeId};
 
 pub use error::NetError;
-pub use handle::Handle;
+pub use handle::{Gate, Handle};
 pub use home::check as check_home;
 pub use owner::port_owner;
 pub use preflight::{Problem, pool_conflict, preflight};

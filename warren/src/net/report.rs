@@ -9,10 +9,10 @@ use std::{
 };
 
 use warren_ebpf::abi::{
-    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, Config, Egress, EgressKey,
-    FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET,
-    FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, MASQUERADE_REPLIED, Return, ReturnKey, Service,
-    ServiceKey, SocketPeer, TCP, UDP, map,
+    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Egress,
+    EgressKey, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED,
+    FLOW_RESET, FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, MASQUERADE_REPLIED, Return, ReturnKey,
+    Service, ServiceKey, SocketPeer, TCP, UDP, map,
 };
 
 use super::{
@@ -142,6 +142,7 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
                         BACKEND_UP => "up",
                         BACKEND_DRAINING => "draining",
                         BACKEND_CLOSED => "closed",
+                        BACKEND_HELD => "held",
                         _ => "empty",
                     },
                     id: attachment.backend,

@@ -13,7 +13,7 @@ use crate::{
     api,
     model::{Assignment, Attachment, PortSpec, TaskId},
     net,
-    worker::executor::{Network, NetworkError, NetworkNamespace},
+    worker::executor::{Gate, Network, NetworkError, NetworkNamespace},
 };
 
 /// The worker's network: the node's.
@@ -34,8 +34,13 @@ impl Network for WorkerNetwork {
         Ok(NetworkNamespace { path })
     }
 
-    async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetworkError> {
-        self.0.serve(task, attachment, open).await.map_err(sentence)
+    async fn serve(&self, task: TaskId, attachment: &Attachment, gate: Gate) -> Result<(), NetworkError> {
+        let gate = match gate {
+            Gate::Open => net::Gate::Open,
+            Gate::Draining => net::Gate::Draining,
+            Gate::Held => net::Gate::Held,
+        };
+        self.0.serve(task, attachment, gate).await.map_err(sentence)
     }
 
     async fn detach(&self, task: TaskId) -> Result<(), NetworkError> {

@@ -13,7 +13,10 @@ use crate::{
     net,
     worker::{
         logs::Logs,
-        runtime::{self, RuntimeConfig, SupervisorConfig, image::Registries},
+        runtime::{
+            self, RuntimeConfig, SupervisorConfig,
+            image::{Registries, Watermarks},
+        },
     },
 };
 
@@ -100,6 +103,8 @@ pub struct NodeConfig {
     pub insecure_registries: Vec<String>,
     /// Files with certificates (PEM) of authorities that registries' certificates may be of.
     pub registry_authorities: Vec<PathBuf>,
+    /// When images that nobody needs are removed.
+    pub watermarks: Watermarks,
     /// What to log.
     pub log_level: String,
     /// How to log.

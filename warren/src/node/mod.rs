@@ -6,6 +6,7 @@
 mod adapters;
 mod config;
 mod describe;
+mod housekeeping;
 mod identity;
 mod local;
 mod preflight;

@@ -45,6 +45,7 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
         registry_mirrors: Vec::new(),
         insecure_registries: Vec::new(),
         registry_authorities: Vec::new(),
+        watermarks: Default::default(),
         log_level: String::new(),
         log_format: LogFormat::Text,
     };

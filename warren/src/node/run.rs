@@ -18,8 +18,9 @@ use super::{
     LogFormat, NodeConfig, NodeError, adapters,
     config::Layout,
     describe::describe,
+    housekeeping,
     identity::{DataDir, RuntimeRecord},
-    local::{Containers, Images, Logs, NodeLocal, Volumes},
+    local::{Containers, Images, Logs, NodeLocal, Probes, Volumes},
     preflight,
 };
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
     proto::v1::{
         containers_server::ContainersServer, control_server::ControlServer,
         dispatcher_server::DispatcherServer, images_server::ImagesServer, logs_server::LogsServer,
-        node_local_server::NodeLocalServer, volumes_server::VolumesServer,
+        node_local_server::NodeLocalServer, probes_server::ProbesServer, volumes_server::VolumesServer,
     },
     raft, rpc,
     seal::Sealer,
@@ -101,7 +102,8 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     )?;
     tracing::info!(%node, cluster = %cluster.id, "node is up");
 
-    let manager = manager::start(store.clone(), raft.leadership(), clock, rand::random(), stop.clone());
+    let manager =
+        manager::start(store.clone(), raft.leadership(), clock.clone(), rand::random(), stop.clone());
     let images = containerd.runtime.images().clone();
     if let Err(e) = images.sweep().await {
         tracing::warn!(error = %e, "what a cut-off import left could not be removed yet");
@@ -117,8 +119,18 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         containerd_pid: containerd.supervisor.as_ref().map(runtime::Supervisor::pid),
         net: net.clone(),
     };
+    // Filled by the worker, which starts only once the door is open.
+    let board = worker::health::Board::default();
     let logs = Logs { logs: layout.logs(), assignment: assigned.clone() };
     let images = Images { node, images, store: store.clone() };
+    let room = housekeeping::keep_room(
+        images.clone(),
+        config.data_dir.clone(),
+        config.watermarks,
+        clock,
+        stop.clone(),
+    );
+    tokio::spawn(room);
     let volumes = Volumes { node, volumes: containerd.runtime.volumes().clone(), store: store.clone() };
     let dispatcher = DispatcherServer::new(manager.dispatcher).max_encoding_message_size(rpc::MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
@@ -135,6 +147,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
         .add_service(VolumesServer::new(volumes).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(ContainersServer::new(containers).max_encoding_message_size(rpc::MAX_MESSAGE))
         .add_service(NodeLocalServer::new(local).max_encoding_message_size(rpc::MAX_MESSAGE))
+        .add_service(ProbesServer::new(Probes { board: board.clone() }))
         .add_service(dispatcher)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving);
@@ -145,6 +158,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
             description: describe(config),
             data_dir: layout.worker_dir(),
             timing: worker::Timing::default(),
+            probes: board,
         },
         rpc::dial_lazy(&config.socket),
         containerd.runtime.clone(),

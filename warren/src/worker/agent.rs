@@ -105,6 +105,8 @@ impl Agent {
             return self.outside.timing.full_pass;
         };
         // What is known to be wanted is told at once, however long the runtime takes to answer.
+        let known = assignment.tasks.iter().map(|t| t.id).chain(assignment.ended.iter().copied());
+        self.outside.board.retain(&known.chain(self.entries.keys().copied()).collect());
         let told = self.plan(&assignment, None, &BTreeSet::new());
         self.apply(told, &assignment);
         self.sweep_logs(&assignment).await;

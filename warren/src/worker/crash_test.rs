@@ -15,7 +15,7 @@ use super::{
     start,
     testing::{Crash, FakeDispatcher, FakeWorld, Fault, Op, Process, a_node, a_task, channel, quick},
 };
-use crate::model::{NodeDescription, Task, TaskId, TaskState, TaskStatus};
+use crate::model::{Health, NodeDescription, Probe, Task, TaskId, TaskState, TaskStatus};
 
 /// A node whose agent is started again whenever it has died.
 struct Node {
@@ -46,6 +46,7 @@ impl Node {
                 description: NodeDescription::default(),
                 data_dir,
                 timing: quick(),
+                probes: Default::default(),
             };
             let cancel = CancellationToken::new();
             let worker = start(config, channel(&socket), outside.clone(), outside, cancel).unwrap();
@@ -347,6 +348,7 @@ async fn cancelled_it_returns_at_once_and_leaves_everything_as_it_is() {
         description: NodeDescription::default(),
         data_dir: dir.path().join("node"),
         timing: quick(),
+        probes: Default::default(),
     };
     let (cancel, outside) = (CancellationToken::new(), world.agent());
     let mut worker = start(config, channel(&socket), outside.clone(), outside, cancel.clone()).unwrap();
@@ -360,4 +362,86 @@ async fn cancelled_it_returns_at_once_and_leaves_everything_as_it_is() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!((world.containers(), world.open()), before);
     serving.abort();
+}
+
+/// A task whose program is run every few milliseconds.
+fn checked(n: u8) -> Task {
+    let mut task = a_task(n);
+    task.spec.health.probe = Some(Probe::Command(vec!["/probe".into()]));
+    task.spec.health.interval = Some(Duration::from_millis(4));
+    task.spec.health.retries = Some(2);
+    task
+}
+
+/// A task gets healthy, another never; the first gets sick, well again, and sick for good.
+fn health(node: &mut Node, what: &str) {
+    let id = |n: u128| TaskId::from_random(n);
+    node.world.set_sick(id(2), true);
+    node.managers.assign(checked(1));
+    node.managers.assign(checked(2));
+    let mut by_image = with_env(3, "IMAGE_HEALTH", "exit 0");
+    by_image.spec.health.interval = Some(Duration::from_millis(4));
+    node.managers.assign(by_image);
+    for healthy in [1, 3] {
+        node.until_state(id(healthy), TaskState::Running);
+        node.until("told", |n| n.status(id(healthy)).health == Health::Healthy);
+    }
+    node.until_state(id(2), TaskState::Failed);
+    // An agent that dies between the signal and the record of the end leaves only the signal's.
+    let ends = ["unhealthy: not well /probe", "killed by signal 15 (SIGTERM)"];
+    assert!(ends.contains(&node.status(id(2)).message.as_str()), "{what}: {:?}", node.status(id(2)));
+    assert_eq!(node.world.open(), [id(1), id(3)].into(), "{what}");
+    assert_eq!(node.world.starts(), [(id(1), 1), (id(2), 1), (id(3), 1)].into(), "{what}");
+
+    node.world.set_sick(id(1), true);
+    node.until_state(id(1), TaskState::Failed);
+    assert!(ends.contains(&node.status(id(1)).message.as_str()), "{what}: {:?}", node.status(id(1)));
+    assert_eq!(node.status(id(1)).health, Health::Unhealthy, "{what}");
+    node.managers.desire(id(3), TaskState::Shutdown);
+    node.until_state(id(3), TaskState::Shutdown);
+    node.assert_empty(what);
+    node.assert_sound(what);
+}
+
+#[test]
+fn killed_at_every_call_health_is_kept() {
+    for n in 0.. {
+        let live_until = |crash| {
+            let mut node = Node::new();
+            node.world.crash_at(crash);
+            health(&mut node, &format!("{crash:?}"));
+            (!node.world.crash_is_ahead(), node.world.had_effect(n))
+        };
+        let (died, had_effect) = live_until(Crash::Before(n));
+        // Probes go on for as long as the tasks live: the end of the lives is enough.
+        if !died || n > 40 {
+            break;
+        }
+        if had_effect {
+            live_until(Crash::After(n));
+        }
+    }
+}
+
+#[test]
+fn an_agents_restart_closes_nothing_that_is_healthy() {
+    let id = TaskId::from_random(1);
+    let mut node = Node::new();
+    node.managers.assign(checked(1));
+    node.until_state(id, TaskState::Running);
+    for _ in 0..20 {
+        node.boot();
+        let before = node.world.trace().len();
+        node.until("probed again", |n| n.world.trace()[before..].iter().any(|l| l.contains("RunIn")));
+        assert_eq!(node.world.open(), [id].into());
+        assert_eq!(node.status(id).health, Health::Healthy);
+    }
+    // A runtime that is away says nothing of the container.
+    node.world.set_away(true);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(node.world.open(), [id].into());
+    node.world.set_away(false);
+    assert_eq!(node.world.starts()[&id], 1);
+    assert_eq!(node.managers.history(id).iter().filter(|s| s.health == Health::Unhealthy).count(), 0);
+    node.assert_sound("");
 }

@@ -2,12 +2,12 @@
 //! what the worker asks for, no more; the real ones live in `worker::runtime` and, through an
 //! adapter of `node`, in `net`; the fakes in `worker::testing`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::model::{Attachment, Task, TaskId};
+use crate::model::{Attachment, HealthCheck, Task, TaskId};
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,44 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes every trace: process (killed if need be), container, snapshot, files. Nothing there
     /// is no error.
     async fn remove(&self, task: TaskId) -> Result<(), RuntimeError>;
+
+    /// The health check of the image that a prepared container was made from; it may not be
+    /// named or present any more.
+    async fn image_health(&self, task: TaskId) -> Result<Option<HealthCheck>, RuntimeError>;
+
+    /// Runs a program beside the container's own, as its user, and ends it after `limit`. The first
+    /// `max_output` bytes of what it prints are kept. One that cannot be run is a result, too:
+    /// status 126 or 127. Fatal: the container does not run.
+    async fn run_in(
+        &self,
+        task: TaskId,
+        words: &[String],
+        limit: Duration,
+        max_output: usize,
+    ) -> Result<RunOutput, RuntimeError>;
+}
+
+/// What became of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunOutput {
+    /// Exit status; 128 + n after signal n.
+    pub code: i32,
+    /// What it printed, standard output and standard error as they came; or why it could not be run.
+    pub output: Vec<u8>,
+    /// Whether it was ended because its time was over.
+    pub timed_out: bool,
+}
+
+/// What a task takes of the traffic of published ports. Established connections go on in all of
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// New connections.
+    Open,
+    /// No new ones, except while no other task takes any. One that never was open stays shut.
+    Draining,
+    /// No new ones, whatever others do.
+    Held,
 }
 
 /// Why the network could not do what was asked.
@@ -117,9 +155,9 @@ pub trait Network: Send + Sync + 'static {
     /// published ports before `serve`.
     async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<NetworkNamespace, NetworkError>;
 
-    /// Opens (`true`) or closes (`false`) the task to new connections of published ports, from the
-    /// next packet on. Established ones are left alone.
-    async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetworkError>;
+    /// Opens or closes the task to new connections of published ports, from the next packet on.
+    /// Established ones are left alone.
+    async fn serve(&self, task: TaskId, attachment: &Attachment, gate: Gate) -> Result<(), NetworkError>;
 
     /// Removes every trace, flows included.
     async fn detach(&self, task: TaskId) -> Result<(), NetworkError>;

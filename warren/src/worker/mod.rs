@@ -11,6 +11,7 @@
 //! - `agent`, `plan`: the node as a whole; what is assigned against what is held.
 //! - `task`: one task, from ACCEPTED to its end; a pure machine and its driver.
 //! - `status_log`, `saved`: what must survive the agent. `reports`: what is still to be told.
+//! - `health`: whether containers work, and when that is tried.
 //! - `volumes`: what outlives the containers it is mounted in.
 //! - `executor`: the outside, as traits. `runtime`: containers by containerd. `testing`: fakes.
 //! - `logs`: what containers write.
@@ -19,6 +20,7 @@
 
 pub mod agent;
 pub mod executor;
+pub mod health;
 pub mod logs;
 pub mod plan;
 pub mod reports;
@@ -40,6 +42,7 @@ use tonic::transport::Channel;
 use self::{
     agent::Agent,
     executor::{Network, Runtime},
+    health::{Board, Prober},
     logs::Logs,
     reports::Reports,
     saved::SavedError,
@@ -61,6 +64,8 @@ pub struct WorkerConfig {
     pub data_dir: PathBuf,
     /// How long it waits for things.
     pub timing: Timing,
+    /// Where it keeps what came of the last tries of its tasks' health checks.
+    pub probes: Board,
 }
 
 /// A running worker.
@@ -88,13 +93,14 @@ pub fn start(
     network: Arc<dyn Network>,
     cancel: CancellationToken,
 ) -> Result<WorkerHandle, SavedError> {
-    let WorkerConfig { node, description, data_dir, timing } = config;
+    let WorkerConfig { node, description, data_dir, timing, probes: board } = config;
     let log = StatusLog::open(&data_dir)?;
     let reports = Arc::new(Reports::default());
     let session = Session::new(node, description, channel, &data_dir, timing, reports.clone());
     let assignment = session.assignment();
     let statuses = reports.watch();
-    let outside = Outside { runtime, network, log, reports, boot: boot(), timing };
+    let prober = Arc::new(Prober::new(runtime.clone(), task::runner::now));
+    let outside = Outside { runtime, network, log, reports, prober, board, boot: boot(), timing };
     let agent = Agent::new(outside, Logs::below(&data_dir), assignment.clone());
     let join = tokio::spawn(async move {
         tokio::join!(session.run(cancel.clone()), agent.run(cancel));

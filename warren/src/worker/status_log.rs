@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::saved::{self, SavedError};
-use crate::model::{ContainerStatus, TaskId, TaskState, TaskStatus, Timestamp};
+use crate::model::{ContainerStatus, Health, TaskId, TaskState, TaskStatus, Timestamp};
 
 /// What is remembered of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,9 @@ struct Stored {
     pid: Option<u32>,
     exit_code: Option<i32>,
     boot: String,
+    /// Its word; absent without a health check.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    health: String,
 }
 
 /// The records of a node.
@@ -107,7 +110,7 @@ impl StatusLog {
             at: Timestamp(stored.at_ms),
             message: stored.message,
             container,
-            health: Default::default(),
+            health: health(&stored.health),
         };
         Ok(Some(Record { status, boot: stored.boot }))
     }
@@ -125,6 +128,7 @@ impl StatusLog {
             pid: status.container.map(|c| c.pid),
             exit_code: status.container.and_then(|c| c.exit_code),
             boot: boot.clone(),
+            health: status.health.name().to_owned(),
         };
         // Numbers and strings cannot fail to become JSON.
         saved::write(&self.path(task), &serde_json::to_vec(&stored).unwrap_or_default())
@@ -141,6 +145,12 @@ impl StatusLog {
     fn path(&self, task: TaskId) -> PathBuf {
         self.dir.join(task.as_str())
     }
+}
+
+/// The health of this word; an unknown one says nothing.
+fn health(word: &str) -> Health {
+    let known = [Health::Starting, Health::Healthy, Health::Unhealthy];
+    known.into_iter().find(|h| h.name() == word).unwrap_or_default()
 }
 
 fn damaged() -> TaskStatus {
@@ -168,7 +178,7 @@ mod tests {
                 at: Timestamp(7),
                 message: "exited with status 3".into(),
                 container: Some(ContainerStatus { pid: 42, exit_code: Some(3), oom_killed: false }),
-                health: Default::default(),
+                health: Health::Unhealthy,
             },
             boot: "boot".into(),
         };

@@ -39,6 +39,9 @@ const NEEDS: &[Need] = &[
     need("iptables-legacy-save", "tests see that no rule is Warren's", &["iptables"]),
     need("ip6tables-legacy-save", "tests see that no rule is Warren's", &["iptables"]),
     need("curl", "the client of tests and demo", &["curl"]),
+    need("docker-registry", "the registry that tests pull from", &["docker-registry"]),
+    need("htpasswd", "tests give that registry a password", &["apache2-utils"]),
+    need("zstd", "tests pack layers with it", &["zstd"]),
     need("ps", "tests look at processes", &["procps"]),
 ];
 

@@ -1,22 +1,53 @@
 //! The file system a test kernel starts from: a cpio archive ("newc") of a few files.
 
-use std::{fs, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
 use crate::process::{command, output_bytes};
 
-/// Writes init, object and modules (in loading order).
+/// A file of it: its path there, its permissions, and where it is here.
+pub struct File {
+    /// Without a leading slash.
+    pub name: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// What it holds.
+    pub from: PathBuf,
+}
+
+impl File {
+    /// A program.
+    pub fn program(name: &str, from: &Path) -> Self {
+        Self { name: name.into(), mode: 0o755, from: from.into() }
+    }
+}
+
+/// Writes files, and modules in loading order.
 ///
 /// # Errors
 /// A file cannot be read, unpacked or written.
-pub fn write(to: &Path, init: &Path, object: &Path, modules: &[PathBuf]) -> Result<()> {
+pub fn write(to: &Path, files: &[File], modules: &[PathBuf]) -> Result<()> {
     let read = |file: &Path| fs::read(file).with_context(|| format!("{}", file.display()));
     let mut archive = Archive::default();
-    archive.directory("modules");
-    archive.directory("dev");
-    archive.file("init", 0o755, &read(init)?);
-    archive.file("warren-ebpf.o", 0o644, &read(object)?);
+    for dir in ["modules", "dev"] {
+        archive.directory(dir);
+    }
+    let mut made = BTreeSet::new();
+    for file in files {
+        // Every directory above it, once, the uppermost first.
+        let above: Vec<&Path> = Path::new(&file.name).ancestors().skip(1).collect();
+        for dir in above.into_iter().rev().filter(|d| *d != Path::new("")) {
+            if made.insert(dir.to_owned()) {
+                archive.directory(&dir.display().to_string());
+            }
+        }
+        archive.file(&file.name, file.mode, &read(&file.from)?);
+    }
     for (i, module) in modules.iter().enumerate() {
         let packed = module.extension().is_some_and(|e| e == "xz");
         let image = if packed { output_bytes(command("xz", &["-dc"]).arg(module))? } else { read(module)? };

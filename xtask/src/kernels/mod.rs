@@ -2,15 +2,17 @@
 //! we run on (which has no TCX), the long-term one, and the newest.
 
 mod initramfs;
+mod node;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use initramfs::File;
 
 use crate::{
     deps, packages,
@@ -21,8 +23,12 @@ use crate::{
 /// What is booted: a name for people, and the Debian suite that has it.
 const KERNELS: &[(&str, &str)] = &[("6.1", "bookworm"), ("6.12", "trixie"), ("newest", "sid")];
 
-/// Longest run of one kernel; emulated, it takes 20 s.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// What the programs are attached with, where it is not built in; in loading order.
+const MODULES: [&str; 2] = ["sch_ingress", "cls_bpf"];
+
+/// Longest run of one kernel; emulated, it takes 20 s, with a whole node in it some minutes on a busy
+/// machine.
+const PATIENCE: Duration = Duration::from_secs(420);
 
 /// Boots each kernel with the object that `build-ebpf` made.
 ///
@@ -33,12 +39,10 @@ pub fn run() -> Result<()> {
         say("NOT RUN: the kernels are Debian's for x86_64, and this machine is none");
         return Ok(());
     }
-    deps::for_kernels()?;
+    let init = init()?;
     let target = workspace::target()?;
     let object = target.join("bpf/warren-ebpf.o");
     fs::metadata(&object).with_context(|| format!("{}: run `cargo xtask build-ebpf`", object.display()))?;
-    execute(&mut cargo(&["rustc", "-p", "kernel-check", "--", "-C", "target-feature=+crt-static"]))?;
-    let init = target.join("debug/kernel-check");
     let (mut refused, mut absent) = (Vec::new(), Vec::new());
     for (name, suite) in KERNELS {
         say(&format!("kernel {name} (Debian {suite})"));
@@ -53,11 +57,19 @@ pub fn run() -> Result<()> {
         };
         eprintln!("    {}", kernel.version);
         let ramfs = dir.join("initramfs");
-        initramfs::write(&ramfs, &init, &object, &kernel.modules)?;
-        if let Err(e) = boot(&kernel.image, &ramfs, &dir.join("console")) {
+        let files = [
+            File::program("init", &init),
+            File { name: "warren-ebpf.o".into(), mode: 0o644, from: object.clone() },
+        ];
+        initramfs::write(&ramfs, &files, &kernel.modules(&MODULES))?;
+        if let Err(e) = boot(&kernel.image, &ramfs, &dir.join("console"), "1024") {
             eprintln!("{e:#}");
             refused.push(*name);
         }
+    }
+    if let Err(e) = node::run(&init) {
+        eprintln!("{e:#}");
+        refused.push("of a node with cgroup2 only");
     }
     if !absent.is_empty() {
         say(&format!("NOT RUN, no kernel from the mirror: {}", absent.join(", ")));
@@ -65,12 +77,31 @@ pub fn run() -> Result<()> {
     if refused.is_empty() { Ok(()) } else { bail!("failed on kernel {}", refused.join(", ")) }
 }
 
+/// Boots a whole node with nothing but cgroup2.
+///
+/// # Errors
+/// A limit does not hold there.
+pub fn node() -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        say("NOT RUN: the kernels are Debian's for x86_64, and this machine is none");
+        return Ok(());
+    }
+    node::run(&init()?)
+}
+
+/// The first process of these machines.
+fn init() -> Result<PathBuf> {
+    deps::for_kernels()?;
+    execute(&mut cargo(&["rustc", "-p", "kernel-check", "--", "-C", "target-feature=+crt-static"]))?;
+    Ok(workspace::target()?.join("debug/kernel-check"))
+}
+
 /// Boots once; a second time when the machine ended without a word, which emulation does now and
 /// then.
-fn boot(kernel: &Path, ramfs: &Path, console: &Path) -> Result<()> {
+fn boot(kernel: &Path, ramfs: &Path, console: &Path, memory: &str) -> Result<()> {
     for attempt in 1..=2 {
         let start = Instant::now();
-        let status = qemu(kernel, ramfs, console)?;
+        let status = qemu(kernel, ramfs, console, memory)?;
         let bytes = fs::read(console).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes).replace('\r', "");
         let reported = text.find("kernel-check: ").map_or("", |start| &text[start..]);
@@ -93,9 +124,9 @@ fn boot(kernel: &Path, ramfs: &Path, console: &Path) -> Result<()> {
 }
 
 /// The exit status; `None` when it had to be killed.
-fn qemu(kernel: &Path, ramfs: &Path, console: &Path) -> Result<Option<i32>> {
+fn qemu(kernel: &Path, ramfs: &Path, console: &Path, memory: &str) -> Result<Option<i32>> {
     let mut c =
-        command("qemu-system-x86_64", &["-accel", "tcg,thread=multi", "-cpu", "Haswell-v4", "-m", "1024"]);
+        command("qemu-system-x86_64", &["-accel", "tcg,thread=multi", "-cpu", "Haswell-v4", "-m", memory]);
     c.args(["-smp", "1", "-nodefaults", "-display", "none", "-no-reboot"]);
     c.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     c.arg("-serial").arg(format!("file:{}", console.display()));

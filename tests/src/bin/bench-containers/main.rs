@@ -1,12 +1,31 @@
-//! `cargo xtask bench containers`, once everything is built.
+//! `cargo xtask bench containers`, once everything is built: from create to running, output, and
+//! memory, beside Docker's engine where that is installed. Rounds alternate. Prints a Markdown table.
 
-use std::{process::ExitCode, time::Instant};
+mod docker;
+mod sides;
+mod warren;
 
-use anyhow::Result;
-use warren_tests::{Cluster, Node, bench::measure::machine, image::Image, leaks, sweep};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use sides::{Side, Started};
+use warren_tests::{
+    Cluster,
+    bench::{docker::installed, measure::machine},
+    sweep,
+};
+
+/// How many containers are started at once.
+const COUNTS: [usize; 3] = [1, 20, 100];
+/// Containers of the memory figure.
+const IDLE: usize = 20;
+/// Lines of a hundred bytes, on each stream.
+const LINES: u64 = 400_000;
+const WIDTH: u64 = 100;
 
 fn main() -> ExitCode {
-    match bench() {
+    let rounds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(5);
+    match bench(rounds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("bench: {e:#}");
@@ -15,67 +34,147 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> Result<()> {
+/// Figures of one thing, one a round.
+#[derive(Debug, Default, Clone)]
+struct Figures(Vec<f64>);
+
+impl Figures {
+    fn sorted(&self) -> Vec<f64> {
+        let mut all = self.0.clone();
+        all.sort_by(f64::total_cmp);
+        all
+    }
+
+    fn shown(&self, unit: &str) -> String {
+        let all = self.sorted();
+        match all[..] {
+            [] => String::new(),
+            [one] => format!("{one:.2} {unit}"),
+            _ => format!("{:.2} {unit} [{:.2}–{:.2}]", all[all.len() / 2], all[0], all[all.len() - 1]),
+        }
+    }
+
+    /// Ours to theirs, round by round.
+    fn ratio(&self, theirs: &Self) -> Self {
+        Self(self.0.iter().zip(&theirs.0).filter(|(_, t)| **t > 0.0).map(|(o, t)| o / t).collect())
+    }
+}
+
+struct Row {
+    what: String,
+    unit: &'static str,
+    warren: Figures,
+    docker: Figures,
+}
+
+fn bench(rounds: usize) -> Result<()> {
     sweep::once();
     println!("machine: {}", machine()?);
     let mut cluster = Cluster::new()?;
-    let mut node = Node::new(cluster.host("node")?, &[])?;
-    if let Ok(level) = std::env::var("BENCH_LOG") {
-        node.set_flags(&["--log-level", &level]);
+    let mut docker = None;
+    if installed() {
+        docker = Some(docker::Docker::start(cluster.host("docker")?)?);
+    } else {
+        println!("Docker's engine is not installed (/usr/sbin/dockerd): nothing to compare with");
     }
-    node.start_agent()?;
-    node.import(&Image::web("web:1"))?;
-    for n in [1usize, 20, 20, 100] {
-        let at = node.log_text().len();
-        let begun = Instant::now();
-        node.ok(&["service", "create", "--image", "web:1", "--replicas", &n.to_string(), "s"])?;
-        println!("warren {n}: {:.3}", begun.elapsed().as_secs_f64());
-        std::fs::write(format!("/tmp/harness-log-{n}"), &node.log_text()[at..])?;
-        let ps = node.json(&["service", "ps", "s"])?;
-        std::fs::write(format!("/tmp/harness-ps-{n}.json"), ps.to_string())?;
-        let begun = Instant::now();
-        node.ok(&["service", "rm", "s"])?;
-        println!("   rm {n}: {:.3}", begun.elapsed().as_secs_f64());
-        let socket = leaks::containerd_socket(&node)?;
-        let begun = Instant::now();
-        let run = |i: usize| {
-            node.host.ns.run(
-                "ctr",
-                &[
-                    "-a",
-                    &socket,
-                    "-n",
-                    "bench",
-                    "run",
-                    "-d",
-                    "--cgroup",
-                    &format!("/harness/x{i}"),
-                    "docker.io/library/web:1",
-                    &format!("c{i}"),
-                ],
-            )
+    let mut warren = warren::Warren::start(cluster.host("node")?)?;
+    let mut rows = Vec::new();
+
+    for count in COUNTS {
+        // A hundred one after the other take Docker half a minute.
+        let rounds = if count > 20 { rounds.min(3) } else { rounds };
+        let row = |what: &str| Row {
+            what: format!("{count} × {what}"),
+            unit: "s",
+            warren: Figures::default(),
+            docker: Figures::default(),
         };
-        if n == 1 {
-            let tar = node.dir().join("image.tar");
-            node.host
-                .ns
-                .run("ctr", &["-a", &socket, "-n", "bench", "image", "import", &tar.display().to_string()])?;
-        }
-        let begun = {
-            let _ = begun;
-            Instant::now()
-        };
-        std::thread::scope(|s| {
-            let all: Vec<_> = (0..n).map(|i| s.spawn(move || run(i).map(drop))).collect();
-            for a in all {
-                a.join().unwrap().unwrap();
+        let mut running = row("create to running (Docker: `docker run -d` side by side)");
+        let mut command = row("the whole command (Docker: `docker run -d` one after the other)");
+        let mut bare = row("`ctr run -d` side by side, in Warren's containerd, for comparison");
+        for round in 0..rounds {
+            say(&format!("{count} containers, round {} of {rounds}", round + 1));
+            let Started { running: seen, command: whole } = warren.start_many(count)?;
+            warren.remove_all()?;
+            running.warren.0.push(seen);
+            command.warren.0.push(whole);
+            bare.warren.0.push(warren.bare(count)?);
+            if let Some(docker) = &mut docker {
+                let Started { running: seen, .. } = docker.start_many(count)?;
+                docker.remove_all()?;
+                running.docker.0.push(seen);
+                if count <= 20 {
+                    command.docker.0.push(docker.one_by_one(count)?);
+                    docker.remove_all()?;
+                }
             }
-        });
-        println!("ctr run {n}: {:.3}", begun.elapsed().as_secs_f64());
-        for i in 0..n {
-            node.host.ns.run("ctr", &["-a", &socket, "-n", "bench", "task", "rm", "-f", &format!("c{i}")])?;
-            node.host.ns.run("ctr", &["-a", &socket, "-n", "bench", "c", "rm", &format!("c{i}")])?;
+        }
+        rows.extend([running, command, bare]);
+    }
+
+    for (what, unit) in [
+        (format!("output, lines of {WIDTH} bytes on two streams: lines"), "lines/s"),
+        ("… bytes".to_owned(), "MB/s"),
+        ("… processor time of all but the container".to_owned(), "ms/MB"),
+        ("… of the machine, the container's own too".to_owned(), "ms/MB"),
+    ] {
+        rows.push(Row { what, unit, warren: Figures::default(), docker: Figures::default() });
+    }
+    let first = rows.len() - 4;
+    for round in 0..rounds {
+        say(&format!("output, round {} of {rounds}", round + 1));
+        let one = |side: &mut dyn Side| -> Result<[f64; 4]> {
+            let o = side.output(LINES, WIDTH)?;
+            side.remove_all()?;
+            ensure!(o.seconds > 0.5, "{LINES} lines are too few to measure");
+            let megabytes = (2 * LINES * WIDTH) as f64 / f64::from(1 << 20);
+            Ok([
+                2.0 * LINES as f64 / o.seconds,
+                megabytes / o.seconds,
+                o.keepers * 1000.0 / megabytes,
+                o.machine * 1000.0 / megabytes,
+            ])
+        };
+        for (n, f) in one(&mut warren)?.into_iter().enumerate() {
+            rows[first + n].warren.0.push(f);
+        }
+        if let Some(docker) = &mut docker {
+            for (n, f) in one(docker)?.into_iter().enumerate() {
+                rows[first + n].docker.0.push(f);
+            }
         }
     }
+
+    say(&format!("memory of {IDLE} idle containers"));
+    let mut memory = |what: &str, f: fn(&mut dyn Side, usize) -> Result<f64>| -> Result<Row> {
+        let docker = match &mut docker {
+            Some(docker) => vec![f(docker, IDLE)?],
+            None => vec![],
+        };
+        let (what, unit) = (what.to_owned(), "MB");
+        Ok(Row { what, unit, warren: Figures(vec![f(&mut warren, IDLE)?]), docker: Figures(docker) })
+    };
+    rows.push(memory("memory per running container: growth of the Pss of all but the container", |s, n| {
+        s.memory(n)
+    })?);
+    print(&rows, docker.is_some());
     Ok(())
+}
+
+fn print(rows: &[Row], with_docker: bool) {
+    println!("\n| | Warren | Docker | Warren / Docker |\n| --- | --- | --- | --- |");
+    for r in rows {
+        let ratio = if with_docker { r.warren.ratio(&r.docker).shown("") } else { String::new() };
+        println!(
+            "| {} | {} | {} | {} |",
+            r.what,
+            r.warren.shown(r.unit),
+            r.docker.shown(r.unit),
+            ratio.trim()
+        );
+    }
+}
+
+fn say(text: &str) {
+    eprintln!("==> {text}");
 }

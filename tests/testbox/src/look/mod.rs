@@ -93,10 +93,12 @@ pub fn answer(key: &str, value: impl Display) -> Result<(), String> {
     publish(&look)
 }
 
-/// The same, and nothing on standard output.
-pub fn answer_quietly(key: &str, value: impl Display) -> Result<(), String> {
+/// The same of several, and nothing on standard output.
+pub fn answer_quietly(pairs: &[(&str, String)]) -> Result<(), String> {
     let mut look = Look::default();
-    look.put(key, value);
+    for (key, value) in pairs {
+        look.put(*key, value);
+    }
     publish(&look)
 }
 

@@ -1,7 +1,7 @@
 use std::{collections::HashMap, vec::Vec};
 
 use super::*;
-use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY};
+use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD};
 
 of_both_families!(
     a_connection_keeps_the_clients_address_and_moves_to_the_large_tables,
@@ -10,6 +10,7 @@ of_both_families!(
     a_flood_of_syns_evicts_no_established_connection,
     nothing_but_a_pure_syn_makes_a_record,
     draining_keeps_its_flows_and_serves_when_nobody_else_does,
+    held_keeps_its_flows_and_gets_no_new_ones_even_alone,
     another_tenant_of_a_row_gets_nothing_of_the_old_ones_flows,
     a_syn_reopens_what_is_closing_or_closed_or_refused,
     a_syn_on_a_live_connection_stays_with_it,
@@ -146,6 +147,30 @@ fn draining_keeps_its_flows_and_serves_when_nobody_else_does<A: Family>() {
     assert_eq!(enter(&node, tuple(A::CLIENT, 6001, A::NODE, 8080), TCP, SYN).0, Verdict::PASS);
     assert_eq!(node.flow_new.len(), before, "no backend, no record");
     assert_eq!(enter(&node, t, TCP, ACK).0, Verdict::PASS, "a closed backend serves nobody");
+}
+
+fn held_keeps_its_flows_and_gets_no_new_ones_even_alone<A: Family>() {
+    for backends in [&[1][..], &[1, 2]] {
+        let mut node = node::<A>(2);
+        publish(&mut node, A::ZERO, 8080, backends);
+        let (t, inside) = (1000..)
+            .map(|port| tuple(A::CLIENT, port, A::NODE, 8080))
+            .find_map(|t| {
+                let (id, inside) = connect(&node, t);
+                (id == 1).then_some((t, inside))
+            })
+            .unwrap();
+        set_state(&mut node, 1, BACKEND_HELD);
+        set_state(&mut node, 2, BACKEND_CLOSED);
+        assert_eq!(enter(&node, t, TCP, ACK).1, inside, "its connection goes on");
+        assert_eq!(leave(&node, 1, reversed(inside), TCP, ACK).1, reversed(t));
+        for port in 5000..5500 {
+            let shown = enter(&node, tuple(A::CLIENT, port, A::NODE, 8080), TCP, SYN).0;
+            assert_eq!(shown, Verdict::PASS, "nobody takes it");
+        }
+        set_state(&mut node, 1, BACKEND_UP);
+        assert_eq!(connect(&node, tuple(A::CLIENT, 6000, A::NODE, 8080)).0, 1);
+    }
 }
 
 fn another_tenant_of_a_row_gets_nothing_of_the_old_ones_flows<A: Family>() {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY};
+use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (which(), flags()).prop_map(|(which, flags)| Step::Back { which, flags }),
         1 => prop_oneof![0u16..3, 8u16..12, 25u16..40, 60u16..130].prop_map(Step::Wait),
         1 => (1u8..4, prop_oneof![3 => Just(BACKEND_UP), 1 => Just(BACKEND_DRAINING), 1 => Just(BACKEND_CLOSED),
-                1 => Just(BACKEND_EMPTY)]).prop_map(|(id, state)| Step::State { id, state }),
+                1 => Just(BACKEND_EMPTY), 1 => Just(BACKEND_HELD)]).prop_map(|(id, state)| Step::State { id, state }),
         1 => (1u8..4).prop_map(|id| Step::Tenant { id }),
     ]
 }
@@ -80,7 +80,11 @@ fn no_packet_goes_astray<A: Family>(steps: Vec<Step>, small: bool) -> Result<(),
                 prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
                 if let Some(id) = reached(&verdict) {
                     let backend = node.backends[&id];
-                    prop_assert!(matches!(backend.state, BACKEND_UP | BACKEND_DRAINING));
+                    prop_assert!(matches!(backend.state, BACKEND_UP | BACKEND_DRAINING | BACKEND_HELD));
+                    if backend.state == BACKEND_HELD {
+                        let known = inside.iter().any(|((b, _), o)| *b == id && *o == t);
+                        prop_assert!(known, "a new flow of a held one");
+                    }
                     prop_assert_eq!(
                         (shown.source, shown.destination, shown.destination_port),
                         (t.source, A::of(&backend), 80)

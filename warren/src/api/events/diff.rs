@@ -26,6 +26,9 @@ pub(super) fn diff(before: &View, after: &View, now: Timestamp) -> Vec<Event> {
             events.extend(of_task(old, new, now));
         }
     }
+    // Its record went with its end, or before it began: how it ended was not seen.
+    let unseen = |t: &&Task| !t.status.state.is_final() && after.task(t.id).is_none();
+    events.extend(before.tasks().filter(unseen).map(|t| task(t, "remove", now)));
     for new in after.nodes() {
         let old = before.node(new.id).map_or(NodeState::Unknown, |n| n.state);
         events.extend(of_node(old, new, now));

@@ -126,6 +126,9 @@ fn tasks_say_where_they_are_and_how_they_are() {
     );
     let sick = |t: &mut Task| (t.version, t.status.health) = (2, Health::Unhealthy);
     assert_eq!(words(&running(), &of(TaskState::Running, sick)), ["100 task unhealthy s1.2"]);
+    let none = || view(vec![], vec![], vec![]);
+    assert_eq!(words(&running(), &none()), ["100 task remove s1.2"]);
+    assert_eq!(words(&of(TaskState::Shutdown, |_| {}), &none()), [""; 0]);
     let ended = of(TaskState::Failed, |t| {
         t.version = 2;
         t.status.message = "exited with status 3".into();

@@ -83,8 +83,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             let task = target::one(context, &task).await?;
             let copy = Upload { task, path, archive };
             match from {
-                End::Here(from) => copy.from_file(&from, follow_link, context).await,
-                _ => copy.from_stdin(context).await,
+                End::Here(from) => copy.send_file(&from, follow_link, context).await,
+                _ => copy.send_stdin(context).await,
             }
         }
         _ => anyhow::bail!(
@@ -181,11 +181,11 @@ struct Upload {
 }
 
 impl Upload {
-    async fn from_stdin(&self, context: &Context) -> anyhow::Result<()> {
+    async fn send_stdin(&self, context: &Context) -> anyhow::Result<()> {
         self.send(self.path.clone(), io::stdin(), context).await
     }
 
-    async fn from_file(&self, from: &str, follow_link: bool, context: &Context) -> anyhow::Result<()> {
+    async fn send_file(&self, from: &str, follow_link: bool, context: &Context) -> anyhow::Result<()> {
         let source = Source::new(from, stat_here(from)?);
         // A link is looked at itself, unless it is to be followed: it may lead nowhere.
         let follow = follow_link || source.follow();

@@ -5,6 +5,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::{
     cli::Context,
     node::{self, Containerd, LogFormat, NodeConfig},
+    worker::runtime::image::Watermarks,
 };
 
 /// What a node is made of.
@@ -45,6 +46,13 @@ pub(in crate::cli) struct Args {
     /// may be given more than once.
     #[arg(long, value_name = "FILE")]
     registry_ca: Vec<PathBuf>,
+    /// How full the disk of the data directory may get, in percent, before images that nobody
+    /// needs are removed; 100 for never.
+    #[arg(long, default_value_t = 85, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    image_gc_high: u8,
+    /// How full it may be when that ends; below --image-gc-high.
+    #[arg(long, default_value_t = 80, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..100))]
+    image_gc_low: u8,
     /// What to log: error, warn, info, debug, trace, or a filter such as `info,warren::net=debug`.
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     log_level: String,
@@ -78,6 +86,7 @@ impl Args {
             registry_mirrors: self.registry_mirror,
             insecure_registries: self.insecure_registry,
             registry_authorities: self.registry_ca,
+            watermarks: Watermarks { high: self.image_gc_high, low: self.image_gc_low },
             log_level: self.log_level,
             log_format: self.log_format,
         }
@@ -85,5 +94,11 @@ impl Args {
 }
 
 pub(in crate::cli) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.image_gc_low < args.image_gc_high,
+        "--image-gc-low {} is not below --image-gc-high {}",
+        args.image_gc_low,
+        args.image_gc_high
+    );
     Ok(node::start(args.config(context))?)
 }

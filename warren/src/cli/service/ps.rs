@@ -1,9 +1,12 @@
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crate::{
-    cli::{Context, ListArgs, output::List},
-    model::{Task, Timestamp},
-    proto::v1::{ListNodesRequest, ListTasksRequest},
+    cli::{Context, Format, ListArgs, output::List},
+    model::{Health, Task, Timestamp},
+    proto::v1::{ListNodesRequest, ListProbesRequest, ListTasksRequest, ProbeResult, list_probes_response},
 };
 
 /// List the tasks of services, with the reason of every wait and every end.
@@ -12,6 +15,9 @@ pub(in crate::cli) struct Args {
     /// Services, by name or id; all when left away.
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
+    /// Show the last tries of the tasks' health checks instead. JSON has them in any case.
+    #[arg(long)]
+    probes: bool,
     #[command(flatten)]
     list: ListArgs,
 }
@@ -38,34 +44,118 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     tasks.sort_by(|a, b| {
         (&a.service_name, a.slot, b.created_at).cmp(&(&b.service_name, b.slot, a.created_at))
     });
-    let now = now();
-    let mut list = List::new(&["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "REASON"]);
-    for t in &tasks {
-        let node = t.node.map(|n| n.to_string());
-        let node_name = node.as_ref().map(|n| nodes.get(n).cloned().unwrap_or_else(|| n.clone()));
-        let age = std::time::Duration::from_secs(now.since(t.status.at).as_secs());
-        list.row(
-            t.id.to_string(),
-            vec![
-                t.id.to_string(),
-                format!("{}.{}", t.service_name, t.slot),
-                t.spec.image.familiar(),
-                node_name.clone().unwrap_or_default(),
-                t.desired.to_string(),
-                format!("{} {}", t.status.state, humantime::format_duration(age)),
-                t.status.message.clone(),
-            ],
-            {
-                let mut json = super::task_json(t);
-                json["node_name"] = node_name.into();
-                json
-            },
-        );
-    }
+    let mut tried = probes(&tasks, context).await?;
+    let tasks: Vec<Row> = tasks
+        .into_iter()
+        .map(|task| Row {
+            node: task.node.map(|n| n.to_string()).map(|n| nodes.get(&n).cloned().unwrap_or(n)),
+            tried: tried.remove(&task.id.to_string()).unwrap_or_default(),
+            task,
+        })
+        .collect();
+    let of_tries = args.probes && args.list.format == Format::Table;
+    let list = if of_tries { tries(&tasks) } else { table(&tasks, now()) };
     list.print(args.list)
 }
 
+/// A task and what this command knows of it.
+struct Row {
+    task: Task,
+    /// Name of its node.
+    node: Option<String>,
+    tried: list_probes_response::Row,
+}
+
+impl Row {
+    fn name(&self) -> String {
+        format!("{}.{}", self.task.service_name, self.task.slot)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut json = super::task_json(&self.task);
+        json["node_name"] = self.node.clone().into();
+        let health = self.task.status.health;
+        json["health"] = (health != Health::None).then(|| health.name()).into();
+        json["probe_failures"] = self.tried.failures.into();
+        json["probes"] = self.tried.results.iter().map(probe_json).collect();
+        json
+    }
+}
+
+/// What the node knows of the tries of these tasks' health checks, by task.
+async fn probes(
+    tasks: &[Task],
+    context: &Context,
+) -> anyhow::Result<HashMap<String, list_probes_response::Row>> {
+    let checked = tasks.iter().filter(|t| t.status.health != Health::None);
+    let request = ListProbesRequest { tasks: checked.map(|t| t.id.to_string()).collect() };
+    if request.tasks.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = context.probes().await?.list_probes(request).await?.into_inner().rows;
+    Ok(rows.into_iter().map(|r| (r.task.clone(), r)).collect())
+}
+
+fn table(rows: &[Row], now: Timestamp) -> List {
+    // Who uses no health checks does not see an empty column.
+    let health = rows.iter().any(|r| r.task.status.health != Health::None);
+    let mut list = List::new(if health {
+        &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "HEALTH", "REASON"]
+    } else {
+        &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "REASON"]
+    });
+    for row in rows {
+        let t = &row.task;
+        let age = Duration::from_secs(now.since(t.status.at).as_secs());
+        let mut cells = vec![
+            t.id.to_string(),
+            row.name(),
+            t.spec.image.familiar(),
+            row.node.clone().unwrap_or_default(),
+            t.desired.to_string(),
+            format!("{} {}", t.status.state, humantime::format_duration(age)),
+        ];
+        if health {
+            cells.push(t.status.health.name().to_owned());
+        }
+        cells.push(t.status.message.clone());
+        list.row(t.id.to_string(), cells, row.json());
+    }
+    list
+}
+
+/// Each task's last tries, oldest first.
+fn tries(rows: &[Row]) -> List {
+    let mut list = List::new(&["ID", "NAME", "AT", "TOOK", "RESULT", "CODE", "OUTPUT"]);
+    for row in rows {
+        for r in &row.tried.results {
+            let words: Vec<&str> = r.output.split_whitespace().collect();
+            let cells = vec![
+                row.task.id.to_string(),
+                row.name(),
+                humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(r.at_ms)).to_string(),
+                humantime::format_duration(Duration::from_millis(r.took_ms)).to_string(),
+                if r.good { "good" } else { "bad" }.to_owned(),
+                if r.code == 0 && !r.good { String::new() } else { r.code.to_string() },
+                words.join(" "),
+            ];
+            list.row(row.task.id.to_string(), cells, probe_json(r));
+        }
+    }
+    list
+}
+
+fn probe_json(r: &ProbeResult) -> serde_json::Value {
+    serde_json::json!({
+        "at_ms": r.at_ms,
+        "took_ms": r.took_ms,
+        "good": r.good,
+        "code": r.code,
+        "output": r.output,
+    })
+}
+
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::default().after(since)
 }

@@ -76,11 +76,12 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             );
             return super::rollback::back(&args.service, args.wait, context).await;
         }
+        let registry_auth = credentials::registry_auth(&spec.task.image).map(|a| (&a).into());
         let request = UpdateServiceRequest {
             service: before.id.to_string(),
             version: before.version,
-            registry_auth: credentials::registry_auth(&spec.task.image).map(|a| (&a).into()),
             spec: Some(spec.into()),
+            registry_auth,
         };
         match control.update_service(request).await {
             // Someone else was faster: what was asked for is meant for what is there now.

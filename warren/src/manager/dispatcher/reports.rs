@@ -75,13 +75,13 @@ fn apply(tx: &mut Tx, report: &Report) -> Result<(), ReportError> {
 }
 
 /// Whether the news is news. A state that is already there may get another message ("trying
-/// again: …") or its container.
+/// again: …"), its container or another health.
 fn accepts(old: &TaskStatus, new: &TaskStatus) -> bool {
     let moves = old.state.may_move(new.state, Writer::Worker);
     let adds = old.state == new.state
         && new.state >= TaskState::Accepted
         && !new.state.is_final()
         && new.at >= old.at
-        && (old.message != new.message || old.container != new.container);
+        && (old.message != new.message || old.container != new.container || old.health != new.health);
     moves || adds
 }

@@ -9,8 +9,8 @@ use std::{
 
 use ipnet::Ipv4Net;
 use warren_ebpf::abi::{
-    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, Config, Local, ROUTE_DROP, Route,
-    Service, ServiceKey, capacity, map,
+    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Local,
+    ROUTE_DROP, Route, Service, ServiceKey, capacity, map,
 };
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     contents::Contents,
     tables,
 };
-use crate::model::{Assignment, Attachment, NodeId, ServiceEndpoint, TaskId, TaskState};
+use crate::model::{Assignment, Attachment, Health, NodeId, ServiceEndpoint, TaskId, TaskState, TaskStatus};
 
 /// Whether a container takes new connections of published ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,10 @@ pub enum Serving {
     Closed,
     /// Open.
     Open,
-    /// Was open; goes on with what it has.
+    /// Was open; goes on with what it has, and takes more while no other is open.
     Draining,
+    /// Was open and does not work; goes on with what it has.
+    Held,
 }
 
 /// A container that has its link.
@@ -111,17 +113,19 @@ fn state(task: TaskId, a: &Attached, assignment: Option<&Assignment>) -> u8 {
     match a.serving {
         Serving::Open => BACKEND_UP,
         Serving::Draining => BACKEND_DRAINING,
+        Serving::Held => BACKEND_HELD,
         Serving::Closed => BACKEND_CLOSED,
         Serving::Unknown => {
             let runs = assignment.is_some_and(|assignment| {
-                assignment
-                    .tasks
-                    .iter()
-                    .any(|t| t.id == task && t.is_live() && t.status.state == TaskState::Running)
+                assignment.tasks.iter().any(|t| t.id == task && t.is_live() && works(&t.status))
             });
             if runs { BACKEND_UP } else { BACKEND_CLOSED }
         }
     }
+}
+
+fn works(status: &TaskStatus) -> bool {
+    status.state == TaskState::Running && status.health != Health::Unhealthy
 }
 
 /// Computes everything.

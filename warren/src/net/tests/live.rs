@@ -21,7 +21,7 @@ fn a_client_reaches_every_backend_and_is_seen_as_itself() {
         assert!(answers.len() == 2, "both backends answer: {answers:?}");
         // Closed to new connections; the established one goes on.
         let (mut stream, answer) = connect(&client, "198.18.0.1:8080").unwrap();
-        agent.handle.serve(task(answer.number), &attachment(answer.number), false).await.unwrap();
+        agent.handle.serve(task(answer.number), &attachment(answer.number), Gate::Draining).await.unwrap();
         let other = 3 - answer.number;
         assert_eq!(knock(&client, "198.18.0.1:8080", 20), BTreeMap::from([(other, 20)]));
         echo(&mut stream, 7).unwrap();
@@ -170,7 +170,7 @@ fn two_nodes_of_one_kernel_publish_the_same_port() {
                     let agent = Agent::start(&config, Some(web(&config, 1, 1, &["8080:80"]))).await;
                     let ns = agent.handle.attach(task(1), &attachment(1)).await.unwrap();
                     server(&ns, "0.0.0.0:80".into(), 100 + i as u8);
-                    agent.handle.serve(task(1), &attachment(1), true).await.unwrap();
+                    agent.handle.serve(task(1), &attachment(1), Gate::Open).await.unwrap();
                     for from in [&client, &node] {
                         for _ in 0..20 {
                             let (_, answer) = connect(from, "198.18.0.1:8080").unwrap();

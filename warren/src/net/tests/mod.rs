@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Handle,
+    Config, Gate, Handle,
     attach::namespace,
     datapath::{
         links::Hook,
@@ -236,7 +236,7 @@ impl Agent {
     async fn serve(&self, n: u8, port: u16) {
         let ns = self.handle.attach(task(n), &attachment(n)).await.unwrap();
         server(&ns, format!("0.0.0.0:{port}"), n);
-        self.handle.serve(task(n), &attachment(n), true).await.unwrap();
+        self.handle.serve(task(n), &attachment(n), Gate::Open).await.unwrap();
     }
 
     /// Ends the agent; containers and datapath stay.
@@ -343,7 +343,7 @@ const _: fn(&Handle, &Attachment) = verbs_are_send;
 fn verbs_are_send(handle: &Handle, attachment: &Attachment) {
     fn send<T: Send>(_: T) {}
     send(handle.attach(task(1), attachment));
-    send(handle.serve(task(1), attachment, true));
+    send(handle.serve(task(1), attachment, Gate::Open));
     send(handle.detach(task(1)));
     send(handle.list());
     send(handle.published());

@@ -109,7 +109,7 @@ fn a_hundred_rounds_leave_nothing() {
             agent.serve(1, 80).await;
             knock(&client, "198.18.0.1:8080", 1);
             connect(&config.netns_dir.join(task(1).as_str()), &format!("{CLIENT}:1")).unwrap_err();
-            agent.handle.serve(task(1), &attachment(1), false).await.unwrap();
+            agent.handle.serve(task(1), &attachment(1), Gate::Draining).await.unwrap();
             agent.handle.detach(task(1)).await.unwrap();
             assert_eq!(agent.handle.list().await.unwrap(), [], "round {round}");
         }
@@ -342,7 +342,7 @@ fn a_node_is_started_and_reset_only_where_it_lives() {
         world.node(move |config| async move {
             let agent = Agent::of_build(&config, Some(web(&config, 1, 2, &["8080:80"])), build(), hook).await;
             agent.handle.attach(task(1), &attachment(1)).await.unwrap();
-            agent.handle.serve(task(1), &attachment(1), true).await.unwrap();
+            agent.handle.serve(task(1), &attachment(1), Gate::Open).await.unwrap();
             agent.stop().await;
         });
         // From here: its threads must not hold the node's namespace.

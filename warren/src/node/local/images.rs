@@ -18,6 +18,7 @@ use crate::{
 const REPORT: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Answers for this node's images.
+#[derive(Clone)]
 pub(in crate::node) struct Images {
     pub(in crate::node) node: NodeId,
     pub(in crate::node) images: ImageStore,
@@ -47,7 +48,7 @@ fn reference(text: &str) -> Result<ImageReference, Status> {
 
 impl Images {
     /// Images that a service, what it can be rolled back to, or a task of this node names.
-    fn in_use(&self) -> BTreeSet<ImageReference> {
+    pub(in crate::node) fn in_use(&self) -> BTreeSet<ImageReference> {
         let view = self.store.view();
         let specs = view.services().flat_map(|s| std::iter::once(&s.spec).chain(&s.previous));
         let services = specs.map(|s| s.task.image.clone());

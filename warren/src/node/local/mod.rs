@@ -3,6 +3,7 @@
 mod containers;
 mod images;
 mod logs;
+mod probes;
 mod volumes;
 
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::{containers::Containers, images::Images, logs::Logs, volumes::Volumes};
+pub(super) use self::{containers::Containers, images::Images, logs::Logs, probes::Probes, volumes::Volumes};
 
 use super::config::Layout;
 use crate::{

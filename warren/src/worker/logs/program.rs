@@ -217,7 +217,7 @@ mod tests {
         names.sort();
         assert_eq!(names.len(), 2, "{names:?}");
         // It runs, and says what it is.
-        let ended = std::process::Command::new(&program.0).output().unwrap();
+        let ended = Command::new(&program.0).output().unwrap();
         assert_eq!(ended.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&ended.stderr).contains("not by hand"));
     }

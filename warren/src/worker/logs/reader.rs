@@ -61,7 +61,7 @@ pub struct Line {
 }
 
 /// A place in a task's output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub(super) number: u64,
     pub(super) offset: u64,
@@ -78,6 +78,8 @@ struct Unfinished {
     data: Vec<u8>,
     /// Its beginning was told already.
     told: bool,
+    /// Its last record so far.
+    place: Position,
 }
 
 /// Reads a task's output. Needs a bounded amount of memory, whatever was written.
@@ -115,9 +117,15 @@ impl Reader {
     /// # Errors
     /// The directory or a file cannot be read.
     pub fn open(dir: &Path, query: Query, follow: bool) -> io::Result<Self> {
-        let end = if follow { None } else { Some(tail::end(dir)?.unwrap_or(Position::START)) };
+        let end = if follow { None } else { tail::end(dir)? };
         let (begin, from) = tail::begin(dir, &query)?;
-        Ok(Self { end, ..Self::at(dir, query, begin, from) })
+        let reader = Self::at(dir, query, begin, from);
+        Ok(if follow { reader } else { reader.up_to(end) })
+    }
+
+    /// Reads no further than `end`; nothing when there is none.
+    pub(super) fn up_to(self, end: Option<Position>) -> Self {
+        Self { end: Some(end.unwrap_or(Position::START)), ..self }
     }
 
     /// Begins to read at `begin`, a record's beginning, and tells lines that end at or after
@@ -141,6 +149,11 @@ impl Reader {
     /// # Errors
     /// A file cannot be read.
     pub fn step(&mut self, lines: &mut Vec<Line>) -> io::Result<Step> {
+        self.advance(&mut |line, _| lines.push(line))
+    }
+
+    /// The same; each line comes with the place of its last record.
+    pub(super) fn advance(&mut self, take: &mut dyn FnMut(Line, Position)) -> io::Result<Step> {
         if self.end.is_some_and(|end| self.at >= end) {
             return Ok(Step::End);
         }
@@ -149,21 +162,18 @@ impl Reader {
             let Some(&number) = there.iter().find(|n| **n >= self.at.number) else { return Ok(Step::End) };
             return self.enter(number);
         }
-        if self.read(&mut |line, _| lines.push(line))? {
+        if self.read(take)? {
             return Ok(Step::More);
         }
         let there = numbers(&self.dir)?;
         let Some(&next) = there.iter().find(|n| **n > self.at.number) else { return Ok(Step::End) };
         // The writer began another: this one will not grow any more, but may have until just now.
-        if self.read(&mut |line, _| lines.push(line))? {
+        if self.read(take)? {
             return Ok(Step::More);
         }
         if next > self.at.number + 1 {
-            lines.push(Line {
-                at_ns: self.last_ns,
-                stream: Stream::Stderr,
-                data: b"warren: what was written next was removed before it could be read\n".to_vec(),
-            });
+            let data = b"warren: what was written next was removed before it could be read\n".to_vec();
+            take(Line { at_ns: self.last_ns, stream: Stream::Stderr, data }, self.at);
         }
         self.enter(next)
     }
@@ -181,9 +191,8 @@ impl Reader {
         Ok(Step::More)
     }
 
-    /// Reads a block of one file; whether there was anything. Each line comes with the place of
-    /// its last record.
-    pub(super) fn read(&mut self, take: &mut dyn FnMut(Line, Position)) -> io::Result<bool> {
+    /// Reads a block of one file; whether there was anything.
+    fn read(&mut self, take: &mut dyn FnMut(Line, Position)) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         let mut length = 0;
         while length < BLOCK {
@@ -214,13 +223,6 @@ impl Reader {
         Ok(done > 0)
     }
 
-    /// Only that file, which is not looked beyond.
-    pub(super) fn only(dir: &Path, query: Query, number: u64) -> io::Result<Self> {
-        let mut reader = Self::at(dir, query, Position { number, offset: 0 }, Position::START);
-        reader.enter(number)?;
-        Ok(reader)
-    }
-
     fn record(&mut self, record: Record<'_>, place: Position, take: &mut dyn FnMut(Line, Position)) {
         self.last_ns = record.at_ns;
         if !self.query.wants_stream(record.stream) {
@@ -231,6 +233,7 @@ impl Reader {
         if unfinished.data.is_empty() && !unfinished.told {
             unfinished.at_ns = record.at_ns;
         }
+        unfinished.place = place;
         unfinished.data.extend_from_slice(record.output);
         if record.whole {
             unfinished.data.push(b'\n');
@@ -247,11 +250,16 @@ impl Reader {
 
     /// What was written of lines that are not finished: for when nothing more will come.
     pub fn finish(&mut self, lines: &mut Vec<Line>) {
+        self.give_up(&mut |line, _| lines.push(line));
+    }
+
+    /// The same; each line comes with the place of its last record.
+    pub(super) fn give_up(&mut self, take: &mut dyn FnMut(Line, Position)) {
         for (stream, unfinished) in [Stream::Stdout, Stream::Stderr].into_iter().zip(&mut self.unfinished) {
-            if !unfinished.data.is_empty() {
-                let data = std::mem::take(&mut unfinished.data);
-                let line = Line { at_ns: unfinished.at_ns, stream, data };
-                lines.extend(Some(line).filter(|l| wants(&self.query, l)));
+            let data = std::mem::take(&mut unfinished.data);
+            let line = Line { at_ns: unfinished.at_ns, stream, data };
+            if !line.data.is_empty() && unfinished.place >= self.from && wants(&self.query, &line) {
+                take(line, unfinished.place);
             }
         }
     }

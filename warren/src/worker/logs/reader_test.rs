@@ -65,6 +65,9 @@ fn each_part_of_a_query_has_its_effect() {
     let pattern = Some(Regex::new("^f.*r$").unwrap());
     assert_eq!(ask(Query { pattern: pattern.clone(), ..Query::default() }), ["four\n"]);
     assert_eq!(ask(Query { pattern, tail: Some(7), ..Query::default() }), ["four\n"]);
+    let pattern = Some(Regex::new("^f").unwrap());
+    assert_eq!(ask(Query { pattern: pattern.clone(), tail: Some(1), ..Query::default() }), ["five"]);
+    assert_eq!(ask(Query { pattern, tail: Some(2), ..Query::default() }), ["four\n", "five"]);
 }
 
 #[test]
@@ -151,11 +154,13 @@ proptest! {
 
     #[test]
     fn a_query_is_a_filter(
-        pieces in pieces(), max_size in 1..3000u64, tail in prop::option::of(0..30u64),
+        mut pieces in pieces(), max_size in 1..3000u64, tail in prop::option::of(0..30u64),
         stream in prop::option::of(prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)]),
         since_ns in prop::option::of(0..60i64), grep in any::<bool>(),
     ) {
         let dir = tempfile::tempdir().unwrap();
+        // Lines without an end are told last, wherever they are.
+        pieces.extend([line(Stream::Stdout, "\n"), line(Stream::Stderr, "\n")]);
         write(dir.path(), Limits { max_size, ..FOREVER }, &pieces);
         let pattern = grep.then(|| Regex::new("(?-u)[A-Z]").unwrap());
         let query = Query { tail, since_ns, stream, pattern, ..Query::default() };

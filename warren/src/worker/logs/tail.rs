@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, path:
 
 use super::{
     format::{Record, parse},
-    reader::{Position, Query, Reader},
+    reader::{Position, Query, Reader, Step},
     writer::{
         files::{name, numbers},
         record::Stream,
@@ -46,7 +46,7 @@ fn since(dir: &Path, query: &Query, numbers: &[u64]) -> io::Result<Position> {
         let length = file.read_at(&mut block, 0)?;
         let first = block[..length].split(|&b| b == b'\n').find_map(parse);
         if first.is_some_and(|r| r.at_ns < since) {
-            return Ok(Position { number, offset: 0 });
+            return beginning(dir, query, numbers, Position { number, offset: 0 });
         }
     }
     Ok(Position::START)
@@ -77,24 +77,22 @@ fn last(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<O
     Ok(place)
 }
 
-/// The same for lines with a pattern, which have to be put together to be looked at.
+/// The same for lines with a pattern, which have to be put together to be looked at: reads all that
+/// may be wanted once, and remembers places only.
 fn last_matching(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<Option<Position>> {
-    let mut wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-    for &number in numbers.iter().rev() {
-        let mut places = VecDeque::new();
-        let mut reader = Reader::only(dir, query.clone(), number)?;
-        while reader.read(&mut |_, at| {
-            places.push_back(at);
-            if places.len() > wanted {
-                places.pop_front();
-            }
-        })? {}
-        wanted -= places.len();
-        if wanted == 0 {
-            return Ok(places.front().copied());
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let mut places = VecDeque::new();
+    let mut take = |_, place| {
+        places.push_back(place);
+        if places.len() > wanted {
+            places.pop_front();
         }
-    }
-    Ok(None)
+    };
+    let begin = since(dir, query, numbers)?;
+    let mut reader = Reader::at(dir, query.clone(), begin, Position::START).up_to(end(dir)?);
+    while reader.advance(&mut take)? == Step::More {}
+    reader.give_up(&mut take);
+    Ok(if places.len() < wanted { None } else { places.iter().min().copied() })
 }
 
 /// Where the line begins that ends at `from`, and any other that is written at the same time.

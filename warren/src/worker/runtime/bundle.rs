@@ -249,7 +249,7 @@ fn node_path(path: &Path, create: bool) -> Result<(), Trouble> {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && create => Ok(fs::create_dir_all(path)?),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format!(
-            "the bind source {} does not exist on this node; make it there, or add bind-create-src to the mount",
+            "the bind source {} does not exist on this node; make it there, or add bind-create to the mount",
             path.display()
         ))),
         Err(e) => Err(refused(format!("the bind source {} cannot be used: {e}", path.display()))),

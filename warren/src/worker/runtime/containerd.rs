@@ -29,14 +29,15 @@ use super::{
     client::{CallError, Client, LONG, SHORT, already, call, found},
     failure::start_error,
     files::{STARTED, STARTING, STOP_SIGNAL, TERMINAL},
+    health,
     image::{ImageStore, Registries, ResolvedImage, When},
     remains,
 };
 use crate::{
-    model::{PullPolicy, RegistryAuth, Task, TaskId},
+    model::{HealthCheck, PullPolicy, RegistryAuth, Task, TaskId},
     seal::Sealer,
     worker::{
-        executor::{ContainerState, Exit, NetworkNamespace, Runtime, RuntimeError},
+        executor::{ContainerState, Exit, NetworkNamespace, RunOutput, Runtime, RuntimeError},
         volumes::Volumes,
     },
 };
@@ -399,9 +400,11 @@ impl Runtime for Containerd {
             snapshot: mounts.clone(),
             network: network.path.clone(),
         };
+        let (dir, check) = (self.config.task_dir(task.id), image.config.healthcheck.clone());
         let (logs, id, limits) = (self.config.logs.clone(), task.id, task.spec.log);
         let spec = blocking(move || {
             logs.prepare(id, limits)?;
+            health::keep(&dir, check.as_ref())?;
             Ok(bundle.make())
         })
         .await??;
@@ -528,5 +531,21 @@ impl Runtime for Containerd {
         .await?;
         self.remove_snapshot(task).await?;
         Ok(self.remove_record(task).await?)
+    }
+
+    async fn image_health(&self, task: TaskId) -> Result<Option<HealthCheck>, RuntimeError> {
+        let dir = self.config.task_dir(task);
+        blocking(move || health::kept(&dir)).await
+    }
+
+    async fn run_in(
+        &self,
+        task: TaskId,
+        words: &[String],
+        limit: Duration,
+        max_output: usize,
+    ) -> Result<RunOutput, RuntimeError> {
+        // The method of the same name that this type has itself.
+        Self::run_in(self, task, words, limit, max_output).await
     }
 }

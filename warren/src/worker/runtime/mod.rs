@@ -15,6 +15,7 @@ pub mod copy;
 pub mod exec;
 mod failure;
 mod files;
+mod health;
 mod host;
 pub mod image;
 mod preflight;

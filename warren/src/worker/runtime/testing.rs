@@ -181,7 +181,7 @@ impl TestImage {
     }
 
     /// Blobs by path, and the descriptor of the manifest.
-    fn blobs(&self) -> (BTreeMap<String, Vec<u8>>, serde_json::Value) {
+    pub(super) fn blobs(&self) -> (BTreeMap<String, Vec<u8>>, serde_json::Value) {
         let config = self.configuration();
         let layers = self.packed();
         let (manifest_type, config_type, layer_type) = if self.docker_types {

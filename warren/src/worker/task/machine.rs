@@ -1,7 +1,8 @@
 //! The life of one task on its node, as a pure state machine: no await, no clock, no I/O.
 //!
 //! ```text
-//! attach ▸ prepare ▸ (READY, until start_at) ▸ record STARTING ▸ start ▸ record RUNNING ▸ open to traffic ▸ RUNNING
+//! attach ▸ prepare ▸ (READY, until start_at) ▸ record STARTING ▸ start ▸ record RUNNING ▸ (until healthy) ▸ open to traffic ▸ RUNNING
+//! unhealthy: held ▸ healthy: open ▸ … or unhealthy for too long: stop, FAILED
 //! stop:  close to traffic ▸ stop signal ▸ stop_grace ▸ SIGKILL ▸ ┐
 //! exit, or what cannot be made: close to traffic ▸ ──────────┴▸ record the end ▸ remove ▸ detach ▸ tell the end
 //! ```
@@ -25,9 +26,10 @@ use super::{
     step::{Action, Found, KILL, Outcome, Step, Trouble, describe_exit},
 };
 use crate::{
-    model::{ContainerStatus, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
+    model::{ContainerStatus, Health, Probe, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
     worker::{
-        executor::{ContainerState, Exit, NetworkNamespace},
+        executor::{ContainerState, Exit, Gate, NetworkNamespace},
+        health::{Check, Tracker, Tried},
         status_log::Record,
     },
 };
@@ -43,9 +45,7 @@ enum Phase {
     Started {
         pid: u32,
     },
-    Running {
-        open: bool,
-    },
+    Running,
     // Being stopped, in order.
     Close,
     Terminate {
@@ -68,6 +68,17 @@ enum Phase {
     Gone,
 }
 
+/// What is known of a task's health check.
+#[derive(Debug, Clone)]
+enum Checked {
+    /// Not what the image says.
+    Unknown,
+    /// There is none.
+    None,
+    /// This is what it has shown.
+    Tracked(Box<Tracker>),
+}
+
 /// Failed tries of closing before a task is stopped all the same: its container goes anyway.
 const CLOSE_TRIES: u32 = 3;
 
@@ -81,6 +92,15 @@ pub struct Machine {
     /// How it ended, from the moment that is known.
     end: Option<TaskStatus>,
     attached: bool,
+    checked: Checked,
+    /// When its container was started.
+    started_at: Timestamp,
+    /// What it takes of the traffic; `None`: whatever an agent before this one left it.
+    gate: Option<Gate>,
+    /// The health that is on disk.
+    recorded_health: Health,
+    /// Why it is being ended although nobody asked for it.
+    unhealthy: Option<String>,
     /// Whether a start was tried whose answer is not known: then an ended container ran, and did
     /// not merely fail to start.
     start_tried: bool,
@@ -105,6 +125,14 @@ impl Machine {
             end: None,
             // On the node's network, or on none, there is nothing that could be missing.
             attached: found.attached || !task.spec.network.is_attached(),
+            checked: match task.spec.health.probe {
+                Some(Probe::Disabled) => Checked::None,
+                _ => Checked::Unknown,
+            },
+            started_at: now,
+            gate: None,
+            recorded_health: Health::None,
+            unhealthy: None,
             start_tried: found.record.is_some(),
             not_before,
             tries: 0,
@@ -128,7 +156,7 @@ impl Machine {
             }
             (Some(ContainerState::Stopped(exit)), r) => {
                 m.take(r);
-                m.phase = Phase::Running { open: false };
+                m.phase = Phase::Running;
                 m.ended(exit, "", now);
             }
             (Some(ContainerState::Running { .. }), _) if !m.attached => {
@@ -138,9 +166,12 @@ impl Machine {
                 if r.status.container.is_some_and(|c| c.pid == pid) =>
             {
                 m.take(Some(r));
-                m.phase = Phase::Running { open: false };
+                m.phase = Phase::Running;
+                if matches!(m.recorded_health, Health::Healthy | Health::Unhealthy) {
+                    m.advance(TaskState::Running, "", now);
+                }
             }
-            (Some(ContainerState::Running { pid }), _) => m.started(pid),
+            (Some(ContainerState::Running { pid }), _) => m.started(pid, now),
             (container, r) => {
                 let may_continue = match &r {
                     None => m.status.state < TaskState::Starting,
@@ -152,7 +183,7 @@ impl Machine {
                 };
                 if !may_continue {
                     m.take(r);
-                    m.phase = Phase::Running { open: false };
+                    m.phase = Phase::Running;
                     m.end(TaskState::Failed, "container is gone".into(), now);
                 }
             }
@@ -176,7 +207,16 @@ impl Machine {
     /// Whether its container ran when last heard of, and nothing was done to end it.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. })
+        matches!(self.phase, Phase::Running)
+    }
+
+    /// What its probes have shown, if it has a health check and that is known.
+    #[must_use]
+    pub fn tracker(&self) -> Option<&Tracker> {
+        match &self.checked {
+            Checked::Tracked(tracker) => Some(tracker),
+            Checked::Unknown | Checked::None => None,
+        }
     }
 
     /// What to do now.
@@ -186,29 +226,38 @@ impl Machine {
         let exit = now >= self.wait_retry_at;
         let waiting = |until: Option<Timestamp>| {
             let again = (!exit).then_some(self.wait_retry_at);
-            Step::Wait { until: [until, again].into_iter().flatten().min(), exit }
+            Step::Wait { until: [until, again].into_iter().flatten().min(), exit, probe: false }
         };
+        let only_until = |at| Step::Wait { until: Some(at), exit: false, probe: false };
         let or_retry = |action: Action| match retry {
-            Some(at) => Step::Wait { until: Some(at), exit: false },
+            Some(at) => only_until(at),
             None => Step::Do(action),
         };
         match &self.phase {
             Phase::Attach => or_retry(Action::Attach),
             Phase::Prepare(ns) => or_retry(Action::Prepare(ns.clone())),
-            Phase::Ready if now < self.not_before => Step::Wait { until: Some(self.not_before), exit: false },
+            Phase::Ready if now < self.not_before => only_until(self.not_before),
             Phase::Ready => or_retry(Action::Record(self.record(TaskState::Starting, now))),
             Phase::Start => or_retry(Action::Start),
             Phase::Doubt(_) => or_retry(Action::Look),
             Phase::Started { .. } => match retry {
                 Some(_) => waiting(retry),
-                None => Step::Do(Action::Record(self.record(TaskState::Running, now))),
+                None => Step::Do(Action::Record(self.record(TaskState::Running, self.started_at))),
             },
-            Phase::Running { open: true } => waiting(None),
-            Phase::Running { open: false } => match retry {
-                Some(_) => waiting(retry),
-                None => Step::Do(Action::Serve(true)),
+            Phase::Running => match (self.running_action(), retry) {
+                (Some(action), None) => Step::Do(action),
+                (action, retry) => {
+                    let due = self.tracker().map(|t| t.next_probe(now));
+                    let probe = due.is_some_and(|at| at <= now);
+                    let until = [retry.filter(|_| action.is_some()), due.filter(|_| !probe)];
+                    match waiting(until.into_iter().flatten().min()) {
+                        Step::Wait { until, exit, .. } => Step::Wait { until, exit, probe },
+                        other => other,
+                    }
+                }
             },
-            Phase::Close | Phase::CloseEnded => or_retry(Action::Serve(false)),
+            Phase::Close if self.unhealthy.is_some() => or_retry(Action::Serve(Gate::Held)),
+            Phase::Close | Phase::CloseEnded => or_retry(Action::Serve(Gate::Draining)),
             Phase::Terminate { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),
                 None => Step::Do(Action::Stop),
@@ -223,6 +272,21 @@ impl Machine {
             Phase::Detach => or_retry(Action::Detach),
             Phase::Gone => Step::End,
         }
+    }
+
+    /// What is missing for a running container to be as it should be, the most urgent first.
+    fn running_action(&self) -> Option<Action> {
+        let gate = match &self.checked {
+            Checked::Unknown => return Some(Action::Check),
+            Checked::None => Some(Gate::Open),
+            Checked::Tracked(tracker) => tracker.gate(),
+        };
+        if gate.is_some() && gate != self.gate {
+            return gate.map(Action::Serve);
+        }
+        let health = self.tracker().map_or(Health::None, Tracker::health);
+        let worth = matches!(health, Health::Healthy | Health::Unhealthy) && health != self.recorded_health;
+        worth.then(|| Action::Record(self.record(TaskState::Running, self.started_at)))
     }
 
     /// What passing time alone changes.
@@ -259,7 +323,9 @@ impl Machine {
                 self.go(Phase::Start);
             }
             (Phase::Start, Started(pid)) | (Phase::Doubt(_), Seen(Some(ContainerState::Running { pid }))) => {
-                self.started(pid);
+                // Made by us a moment ago, or by an agent that died before it could open it.
+                self.gate = Some(Gate::Held);
+                self.started(pid, now);
             }
             // Not `go`: the tries of start and look count together.
             (Phase::Start, Failed(trouble)) => {
@@ -283,11 +349,8 @@ impl Machine {
             (Phase::Doubt(Trouble::Temporary(_)), Seen(None)) => {
                 self.end(TaskState::Failed, "container is gone".into(), now);
             }
-            (Phase::Started { .. }, Outcome::Done) => self.go(Phase::Running { open: false }),
-            (Phase::Running { .. }, Outcome::Done) => {
-                self.advance(TaskState::Running, "", now);
-                self.go(Phase::Running { open: true });
-            }
+            (Phase::Started { .. }, Outcome::Done) => self.go(Phase::Running),
+            (Phase::Running, outcome @ (Outcome::Done | Outcome::Check(_))) => self.running(outcome, now),
             (Phase::Close, Outcome::Done) => self.terminate(now),
             (Phase::Terminate { until }, Outcome::Done) => self.go(Phase::Grace { until }),
             (Phase::Kill { until }, Outcome::Done) => self.go(Phase::Killed { until }),
@@ -312,6 +375,80 @@ impl Machine {
         }
         self.stop_if_asked(now);
         self.tell_end(now);
+    }
+
+    /// Takes in what came of the last [`Machine::running_action`].
+    fn running(&mut self, outcome: Outcome, now: Timestamp) {
+        match (self.running_action(), outcome) {
+            (Some(Action::Check), Outcome::Check(image)) => {
+                self.checked = match Check::of(&self.task.spec.health, image.as_ref()) {
+                    None => Checked::None,
+                    Some(check) => {
+                        let served = self.status.state == TaskState::Running;
+                        let tracker = Tracker::new(
+                            check,
+                            self.task.id,
+                            self.started_at,
+                            self.status.health,
+                            served,
+                            now,
+                        );
+                        Checked::Tracked(Box::new(tracker))
+                    }
+                };
+                let starting = self.status.state < TaskState::Running && self.tracker().is_some();
+                self.set_health();
+                if starting {
+                    self.advance(TaskState::Starting, "waiting for its health check to succeed", now);
+                }
+            }
+            (Some(Action::Serve(gate)), Outcome::Done) => {
+                self.gate = Some(gate);
+                self.set_health();
+                let message = if gate == Gate::Held { self.complaint() } else { String::new() };
+                self.advance(TaskState::Running, &message, now);
+            }
+            (Some(Action::Record(_)), Outcome::Done) => {
+                self.recorded_health = self.tracker().map_or(Health::None, Tracker::health);
+                let message = if self.gate == Some(Gate::Held) { self.complaint() } else { String::new() };
+                self.advance(self.status.state, &message, now);
+            }
+            (action, other) => return self.retry(format!("an unexpected answer: {action:?} {other:?}"), now),
+        }
+        self.go(Phase::Running);
+    }
+
+    /// What came of a try of its health check.
+    pub fn probed(&mut self, tried: Tried, now: Timestamp) {
+        let Checked::Tracked(tracker) = &mut self.checked else { return };
+        if self.phase != Phase::Running {
+            return;
+        }
+        let before = tracker.gate();
+        tracker.take(tried, now);
+        if let Some(why) = tracker.over() {
+            self.unhealthy = Some(why);
+            self.set_health();
+            self.go(Phase::Close);
+        } else if tracker.gate() != before {
+            // Whatever did not work before and is waited for: this does not wait.
+            self.go(Phase::Running);
+        }
+        if self.running_action().is_none() {
+            self.set_health();
+        }
+    }
+
+    /// What the last probe showed, of one that is unhealthy.
+    fn complaint(&self) -> String {
+        self.tracker().and_then(Tracker::complaint).unwrap_or_default()
+    }
+
+    /// Tells its health. What is healthy is told when it is open.
+    fn set_health(&mut self) {
+        if let Some(tracker) = self.tracker() {
+            self.status.health = tracker.health();
+        }
     }
 
     /// The container has ended.
@@ -360,13 +497,7 @@ impl Machine {
         use Phase::{Close, Grace, Kill, Killed, Running, Started, Terminate};
         matches!(
             self.phase,
-            Started { .. }
-                | Running { .. }
-                | Close
-                | Terminate { .. }
-                | Grace { .. }
-                | Kill { .. }
-                | Killed { .. }
+            Started { .. } | Running | Close | Terminate { .. } | Grace { .. } | Kill { .. } | Killed { .. }
         )
     }
 
@@ -380,12 +511,13 @@ impl Machine {
             }
             // A start that was never tried; a failed one is looked at first.
             Phase::Start => self.end(TaskState::Shutdown, String::new(), now),
-            Phase::Started { .. } | Phase::Running { .. } => self.go(Phase::Close),
+            Phase::Started { .. } | Phase::Running => self.go(Phase::Close),
             _ => {}
         }
     }
 
-    fn started(&mut self, pid: u32) {
+    fn started(&mut self, pid: u32, now: Timestamp) {
+        self.started_at = now;
         self.status.container = Some(ContainerStatus { pid, exit_code: None, oom_killed: false });
         self.go(Phase::Started { pid });
     }
@@ -418,7 +550,11 @@ impl Machine {
         if self.end.is_some() {
             return;
         }
-        let state = if self.stopping() { TaskState::Shutdown } else { state };
+        let (state, message) = match &self.unhealthy {
+            _ if self.stopping() => (TaskState::Shutdown, message),
+            Some(why) => (TaskState::Failed, why.clone()),
+            None => (state, message),
+        };
         self.end = Some(TaskStatus {
             state,
             at: now,
@@ -469,18 +605,26 @@ impl Machine {
         self.advance(self.status.state, &format!("{what}{why}; trying again in {delay:?}"), now);
     }
 
-    fn record(&self, state: TaskState, now: Timestamp) -> TaskStatus {
+    fn record(&self, state: TaskState, at: Timestamp) -> TaskStatus {
         let container = match self.phase {
-            Phase::Started { pid } => Some(ContainerStatus { pid, exit_code: None, oom_killed: false }),
+            Phase::Started { .. } | Phase::Running => self.status.container,
             _ => None,
         };
-        TaskStatus { state, at: now, message: String::new(), container, health: self.status.health }
+        let health = self.tracker().map_or(self.status.health, Tracker::health);
+        TaskStatus { state, at, message: String::new(), container, health }
     }
 
     /// Goes on from a record's status.
     fn take(&mut self, record: Option<Record>) {
         if let Some(r) = record {
             self.status.container = r.status.container.or(self.status.container);
+            self.recorded_health = r.status.health;
+            if r.status.health != Health::None {
+                self.status.health = r.status.health;
+            }
+            if r.status.state == TaskState::Running {
+                self.started_at = r.status.at;
+            }
         }
     }
 

@@ -5,7 +5,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::worker::testing::{a_task, quick};
+use crate::{
+    model::HealthCheck,
+    worker::{
+        health::ProbeResult,
+        testing::{a_task, quick},
+    },
+};
 
 const BOOT: &str = "this boot";
 
@@ -25,6 +31,11 @@ struct World {
     open: bool,
     record: Option<Record>,
     starts: u32,
+    /// Whether the task has a health check.
+    checked: bool,
+    /// Whether a probe was good, and how many were not since.
+    good: bool,
+    bad: u32,
 }
 
 impl World {
@@ -57,10 +68,13 @@ impl World {
                 _ => return Outcome::Failed(Trouble::Fatal("it has ended or is gone".into())),
             },
             Action::Look => return Outcome::Seen(self.container),
-            Action::Serve(open) => {
+            Action::Check => return Outcome::Check(None), // the task's own is all there is
+            Action::Serve(gate) => {
+                let open = *gate == Gate::Open;
                 assert!(self.attached, "opened or closed without a network");
                 assert!(!open || self.starts > 0, "opened before the start");
-                self.open = *open;
+                assert!(!open || !self.checked || (self.good && self.bad < 2), "opened although unhealthy");
+                self.open = open;
             }
             Action::Stop => assert!(!self.open, "asked to end while open"),
             Action::Kill(signal) => {
@@ -86,6 +100,11 @@ impl World {
         Outcome::Done
     }
 
+    fn probed(&mut self, good: bool) {
+        self.good |= good;
+        self.bad = if good { 0 } else { self.bad + 1 };
+    }
+
     fn exit(&mut self, code: i32) {
         if matches!(self.container, Some(ContainerState::Running { .. })) {
             self.container = Some(ContainerState::Stopped(Exit::with(code)));
@@ -107,11 +126,17 @@ fn settle(m: &mut Machine, world: &mut World, now: &mut Timestamp) -> Vec<Action
                 let Some(ContainerState::Stopped(exit)) = world.container else { unreachable!() };
                 m.exited(exit, *now);
             }
+            Step::Wait { probe: true, .. } => return actions,
+            Step::Wait { until: Some(at), .. } if next_probe(m, *now) == Some(at) => return actions,
             Step::Wait { until: Some(at), .. } => *now = at.max(now.after(Duration::from_millis(1))),
             Step::Wait { until: None, .. } | Step::End => return actions,
         }
     }
     panic!("it never settles: {m:?}");
+}
+
+fn next_probe(m: &Machine, now: Timestamp) -> Option<Timestamp> {
+    m.tracker().filter(|_| m.is_running()).map(|t| t.next_probe(now))
 }
 
 fn kinds(actions: &[Action]) -> Vec<String> {
@@ -132,7 +157,7 @@ fn a_whole_life_in_order() {
     let up = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&up),
-        ["Attach", "Prepare", "Record starting", "Start", "Record running", "Serve(true)"]
+        ["Attach", "Prepare", "Record starting", "Start", "Record running", "Check", "Serve(Open)"]
     );
     assert_eq!(m.status().state, TaskState::Running);
     assert_eq!(m.status().container, Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }));
@@ -141,7 +166,7 @@ fn a_whole_life_in_order() {
     let down = settle(&mut m, &mut world, &mut now);
     assert_eq!(
         kinds(&down),
-        ["Serve(false)", "Stop", "Kill(9)", "Serve(false)", "Record shutdown", "Remove", "Detach"]
+        ["Serve(Draining)", "Stop", "Kill(9)", "Serve(Draining)", "Record shutdown", "Remove", "Detach"]
     );
     assert_eq!(m.status().state, TaskState::Shutdown);
     assert_eq!(m.status().message, "killed after its stop grace of 20ms");
@@ -239,7 +264,7 @@ fn nothing_is_rejected_before_its_restart_delay_is_over() {
         assert_eq!(m.status().state, TaskState::Preparing);
         let message = "image x is not on this node; trying again when its restart delay is over";
         assert_eq!(m.status().message, message);
-        assert_eq!(m.next(now), Step::Wait { until: Some(task.start_at), exit: false });
+        assert_eq!(m.next(now), Step::Wait { until: Some(task.start_at), exit: false, probe: false });
         now = task.start_at;
         assert_eq!(m.next(now), Step::Do(Action::Prepare(ns())));
         let (outcome, end, message) = match comes_meanwhile {
@@ -261,7 +286,7 @@ fn a_retry_says_why_and_waits_longer_each_time() {
         assert_eq!(m.status().state, TaskState::Preparing);
         assert_eq!(m.status().message, format!("no room; trying again in {delay}ms"));
         let until = now.after(Duration::from_millis(delay));
-        assert_eq!(m.next(now), Step::Wait { until: Some(until), exit: false });
+        assert_eq!(m.next(now), Step::Wait { until: Some(until), exit: false, probe: false });
         now = until;
     }
     m.done(Outcome::Attached(ns()), now);
@@ -279,7 +304,7 @@ fn start_at_is_waited_for_but_a_fast_clock_of_the_managers_is_not() {
         m.done(Outcome::Done, Timestamp(1000));
         assert_eq!(m.status().state, TaskState::Ready);
         let until = Timestamp(until);
-        assert_eq!(m.next(Timestamp(1000)), Step::Wait { until: Some(until), exit: false });
+        assert_eq!(m.next(Timestamp(1000)), Step::Wait { until: Some(until), exit: false, probe: false });
         assert!(matches!(m.next(until), Step::Do(Action::Record(_))));
     }
 }
@@ -340,22 +365,30 @@ fn what_is_found_decides_where_to_go_on() {
         (Assigned, created, None, "Attach", Running, ""),
         (Assigned, created, starting(), "Attach", Running, ""),
         (Assigned, running, starting(), "Record running", Running, ""),
-        (Running, running, ran(), "Serve(true)", Running, ""),
+        (Running, running, ran(), "Check", Running, ""),
         (Running, running, None, "Record running", Running, ""),
-        (Running, stopped, ran(), "Serve(false)", Failed, "exited with status 3"),
-        (Running, stopped, None, "Serve(false)", Failed, "exited with status 3"),
-        (Running, None, ran(), "Serve(false)", Failed, "container is gone"),
-        (Running, created, ran(), "Serve(false)", Failed, "container is gone"),
-        (Running, None, None, "Serve(false)", Failed, "container is gone"),
-        (Assigned, None, starting(), "Serve(false)", Failed, "container is gone"),
-        (Assigned, created, record(Starting, "the boot before"), "Serve(false)", Failed, "container is gone"),
+        (Running, stopped, ran(), "Serve(Draining)", Failed, "exited with status 3"),
+        (Running, stopped, None, "Serve(Draining)", Failed, "exited with status 3"),
+        (Running, None, ran(), "Serve(Draining)", Failed, "container is gone"),
+        (Running, created, ran(), "Serve(Draining)", Failed, "container is gone"),
+        (Running, None, None, "Serve(Draining)", Failed, "container is gone"),
+        (Assigned, None, starting(), "Serve(Draining)", Failed, "container is gone"),
+        (
+            Assigned,
+            created,
+            record(Starting, "the boot before"),
+            "Serve(Draining)",
+            Failed,
+            "container is gone",
+        ),
     ] {
         let what = format!("{told} {container:?} {record:?}");
         let mut task = a_task(1);
         task.status.state = told;
         let starts =
             u32::from(matches!(container, Some(ContainerState::Running { .. } | ContainerState::Stopped(_))));
-        let mut world = World { container, attached: true, open: false, record: record.clone(), starts };
+        let mut world =
+            World { container, attached: true, record: record.clone(), starts, ..World::default() };
         let mut now = Timestamp(1000);
         let mut m = Machine::new(task, world.found(), BOOT, quick(), now);
         let actions = settle(&mut m, &mut world, &mut now);
@@ -393,6 +426,147 @@ fn a_task_ended_by_others_is_only_cleared_up() {
     assert_eq!(m.status(), &task.status);
 }
 
+/// A task with a check of one-second intervals that fails at the second failure in a row.
+fn checked() -> Task {
+    let health = HealthCheck {
+        probe: Some(Probe::Tcp(80)),
+        interval: Some(Duration::from_secs(1)),
+        retries: Some(2),
+        ..HealthCheck::default()
+    };
+    let mut task = a_task(1);
+    task.spec.health = health;
+    task
+}
+
+fn a_checked_world() -> World {
+    World { checked: true, ..World::default() }
+}
+
+fn try_of(good: bool, at: Timestamp) -> Tried {
+    let output = if good { "fine" } else { "connection\nrefused" };
+    let took = Duration::from_millis(1);
+    Tried::Known(ProbeResult { at, took, good, code: 0, output: output.into() })
+}
+
+/// Lets the next probe come to this when it is due; the actions that follow.
+fn probe(m: &mut Machine, world: &mut World, now: &mut Timestamp, good: bool) -> Vec<String> {
+    for _ in 0..100 {
+        match m.next(*now) {
+            Step::Wait { probe: true, .. } => {
+                world.probed(good);
+                m.probed(try_of(good, *now), *now);
+                return kinds(&settle(m, world, now));
+            }
+            Step::Wait { until: Some(until), .. } => *now = until,
+            step => panic!("no probe is due: {step:?}"),
+        }
+    }
+    panic!("no probe is ever due");
+}
+
+#[test]
+fn a_checked_task_runs_from_its_first_success_on_is_held_while_unhealthy_and_ended_if_it_stays_so() {
+    let (mut world, mut now) = (a_checked_world(), Timestamp(1000));
+    let mut m = Machine::new(checked(), Found::default(), BOOT, quick(), now);
+    let up = settle(&mut m, &mut world, &mut now);
+    assert_eq!(kinds(&up), ["Attach", "Prepare", "Record starting", "Start", "Record running", "Check"]);
+    assert_eq!((m.status().state, m.status().health), (TaskState::Starting, Health::Starting));
+    assert_eq!(m.status().message, "waiting for its health check to succeed");
+    assert!(probe(&mut m, &mut world, &mut now, false).is_empty());
+    assert_eq!(m.status().state, TaskState::Starting);
+    assert_eq!(probe(&mut m, &mut world, &mut now, true), ["Serve(Open)", "Record running"]);
+    assert_eq!((m.status().state, m.status().health), (TaskState::Running, Health::Healthy));
+    assert_eq!(m.status().message, "");
+    assert_eq!(world.record.as_ref().unwrap().status.health, Health::Healthy);
+
+    assert!(probe(&mut m, &mut world, &mut now, false).is_empty());
+    assert!(world.open, "one failure is none");
+    assert_eq!(probe(&mut m, &mut world, &mut now, false), ["Serve(Held)", "Record running"]);
+    assert_eq!((m.status().state, m.status().health), (TaskState::Running, Health::Unhealthy));
+    assert_eq!(m.status().message, "unhealthy: connection refused");
+    assert_eq!(probe(&mut m, &mut world, &mut now, true), ["Serve(Open)", "Record running"]);
+    assert_eq!((m.status().health, m.status().message.as_str()), (Health::Healthy, ""));
+
+    for actions in [&[][..], &["Serve(Held)", "Record running"], &[]] {
+        assert_eq!(probe(&mut m, &mut world, &mut now, false), actions);
+    }
+    let down = probe(&mut m, &mut world, &mut now, false);
+    assert_eq!(
+        down,
+        ["Serve(Held)", "Stop", "Kill(9)", "Serve(Draining)", "Record failed", "Remove", "Detach"]
+    );
+    assert_eq!((m.status().state, m.status().health), (TaskState::Failed, Health::Unhealthy));
+    assert_eq!(m.status().message, "unhealthy: connection refused");
+    assert_eq!(m.status().container.unwrap().exit_code, Some(137));
+}
+
+#[test]
+fn a_checked_task_that_never_gets_healthy_fails_without_ever_being_open() {
+    let (mut world, mut now) = (a_checked_world(), Timestamp(1000));
+    let mut m = Machine::new(checked(), Found::default(), BOOT, quick(), now);
+    settle(&mut m, &mut world, &mut now);
+    let mut actions = probe(&mut m, &mut world, &mut now, false);
+    actions.extend(probe(&mut m, &mut world, &mut now, false));
+    assert!(!actions.iter().any(|a| a == "Serve(Open)"), "{actions:?}");
+    assert_eq!(
+        (m.status().state, m.status().message.as_str()),
+        (TaskState::Failed, "unhealthy: connection refused")
+    );
+    assert!(world.container.is_none() && !world.attached);
+}
+
+#[test]
+fn asked_to_stop_while_unhealthy_or_starting_it_is_shut_down() {
+    for unhealthy in [false, true] {
+        let (mut world, mut now) = (a_checked_world(), Timestamp(1000));
+        let mut m = Machine::new(checked(), Found::default(), BOOT, quick(), now);
+        settle(&mut m, &mut world, &mut now);
+        if unhealthy {
+            probe(&mut m, &mut world, &mut now, true);
+            for _ in 0..3 {
+                probe(&mut m, &mut world, &mut now, false);
+            }
+        }
+        m.desire(TaskState::Shutdown, now);
+        settle(&mut m, &mut world, &mut now);
+        assert_eq!(m.status().state, TaskState::Shutdown);
+        assert!(world.container.is_none());
+    }
+}
+
+#[test]
+fn an_agents_restart_changes_nothing_for_a_checked_task_until_probes_do() {
+    for (health, open) in [(Health::Healthy, true), (Health::Unhealthy, false), (Health::Starting, false)] {
+        let task = checked();
+        let running = ContainerState::Running { pid: 7 };
+        let told = if health == Health::Starting { TaskState::Starting } else { TaskState::Running };
+        let status = TaskStatus {
+            state: TaskState::Running,
+            at: Timestamp(500),
+            message: String::new(),
+            container: Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }),
+            health,
+        };
+        let record = Some(Record { status, boot: BOOT.into() });
+        let container = Some(running);
+        let mut world =
+            World { container, attached: true, open, record, starts: 1, good: open, ..a_checked_world() };
+        let mut now = Timestamp(100_000);
+        // What the managers last heard may be older than what is on disk.
+        let mut m = Machine::new(task, world.found(), BOOT, quick(), now);
+        let found = kinds(&settle(&mut m, &mut world, &mut now));
+        let held = if health == Health::Unhealthy { &["Check", "Serve(Held)"][..] } else { &["Check"] };
+        assert_eq!(found, held, "{health:?}");
+        assert_eq!((m.status().state, m.status().health, world.open), (told, health, open));
+        let begun = now;
+        let after = probe(&mut m, &mut world, &mut now, true);
+        assert!(now.since(begun) <= Duration::from_millis(100), "it is probed at once");
+        assert_eq!(after[0], "Serve(Open)", "{health:?}");
+        assert_eq!((m.status().state, m.status().health), (TaskState::Running, Health::Healthy));
+    }
+}
+
 /// What happens next, at random.
 #[derive(Debug, Clone, Copy)]
 enum Chance {
@@ -407,6 +581,7 @@ enum Chance {
     Removed,
     TimePasses(u64),
     WaitFails,
+    Probe(bool),
 }
 
 fn chance() -> impl Strategy<Value = Chance> {
@@ -421,6 +596,7 @@ fn chance() -> impl Strategy<Value = Chance> {
         1 => Just(Chance::Removed),
         2 => (0..40u64).prop_map(Chance::TimePasses),
         1 => Just(Chance::WaitFails),
+        3 => any::<bool>().prop_map(Chance::Probe),
     ]
 }
 
@@ -429,13 +605,18 @@ proptest! {
 
     /// Whatever fails, dies and is asked for in whatever order: the container is started at most
     /// once, what is told only goes forward and stands once final, and a task that is to stop
-    /// comes to an end with nothing left.
+    /// comes to an end with nothing left. One with a health check is never opened before its first
+    /// success or while it is unhealthy.
     #[test]
-    fn any_order_of_events_keeps_the_promises(chances in prop::collection::vec(chance(), 0..60)) {
-        let mut world = World::default();
+    fn any_order_of_events_keeps_the_promises(
+        chances in prop::collection::vec(chance(), 0..60),
+        with_check: bool,
+    ) {
+        let mut world = World { checked: with_check, ..World::default() };
         let mut now = Timestamp(1000);
-        let mut task = a_task(1);
-        let mut m = fresh();
+        let mut task = if with_check { checked() } else { a_task(1) };
+        task.spec.health.interval = Some(Duration::from_millis(10));
+        let mut m = Machine::new(task.clone(), Found::default(), BOOT, quick(), now);
         // What the managers have heard, which is what a new agent is told.
         let mut told = task.status.clone();
         let mut hear = |m: &Machine, task: &mut Task| {
@@ -483,6 +664,14 @@ proptest! {
                     m.done(Outcome::Failed(Trouble::Temporary("no".into())), now);
                 }
                 (_, Step::Do(action)) => m.done(world.perform(&action), now),
+                (Chance::Probe(good), Step::Wait { until, probe, .. }) => {
+                    if probe {
+                        world.probed(good);
+                        m.probed(try_of(good, now), now);
+                    } else if let Some(at) = until {
+                        now = at;
+                    }
+                }
                 (_, Step::Wait { exit: true, .. }) => {
                     if let Some(ContainerState::Stopped(exit)) = world.container {
                         m.exited(exit, now);

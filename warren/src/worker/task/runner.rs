@@ -4,6 +4,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Timing,
@@ -14,6 +15,7 @@ use crate::{
     model::{Task, TaskId, TaskState, TaskStatus, Timestamp},
     worker::{
         executor::{Exit, Network, NetworkError, NetworkNamespace, Runtime, RuntimeError},
+        health::{Board, Prober, Tried},
         reports::Reports,
         status_log::{Record, StatusLog},
     },
@@ -33,6 +35,10 @@ pub struct Outside {
     pub log: StatusLog,
     /// What is to be told.
     pub reports: Arc<Reports>,
+    /// Tries containers' health checks.
+    pub prober: Arc<Prober>,
+    /// What came of the last tries.
+    pub board: Board,
     /// This boot of the machine.
     pub boot: Arc<str>,
     /// How long to wait for things.
@@ -77,6 +83,7 @@ pub async fn run(
     let id = task.id;
     let mut machine = Machine::new(task, found, &outside.boot, outside.timing, now());
     let mut exit: Option<BoxFuture<'static, Result<Exit, RuntimeError>>> = None;
+    let mut probe: Option<AbortOnDropHandle<Tried>> = None;
     loop {
         let order = *orders.borrow_and_update();
         machine.desire(order.desired, now());
@@ -111,10 +118,15 @@ pub async fn run(
                 });
                 machine.done(outcome, now());
             }
-            Step::Wait { until, exit: wants_exit } => {
+            Step::Wait { until, exit: wants_exit, probe: wants_probe } => {
                 if wants_exit && exit.is_none() {
                     let runtime = outside.runtime.clone();
                     exit = Some(Box::pin(async move { runtime.wait(id).await }));
+                }
+                if !wants_probe {
+                    probe = None;
+                } else if probe.is_none() {
+                    probe = outside.try_health(&machine);
                 }
                 tokio::select! {
                     Some(ended) = OptionFuture::from(exit.as_mut()), if wants_exit => {
@@ -122,6 +134,18 @@ pub async fn run(
                         match ended {
                             Ok(exit) => machine.exited(exit, now()),
                             Err(e) => machine.wait_failed(e.into(), now()),
+                        }
+                    }
+                    Some(tried) = OptionFuture::from(probe.as_mut()), if wants_probe => {
+                        probe = None;
+                        // A fault of ours says nothing of the container.
+                        let tried = tried.unwrap_or_else(|e| Tried::Unknown(e.to_string()));
+                        if let Tried::Unknown(why) = &tried {
+                            tracing::warn!(task = %id, "its health check could not be tried: {why}");
+                        }
+                        machine.probed(tried, now());
+                        if let Some(tracker) = machine.tracker() {
+                            outside.board.put(id, tracker);
                         }
                     }
                     changed = orders.changed() => {
@@ -171,6 +195,16 @@ enum Fetched {
 }
 
 impl Outside {
+    /// Begins a try of a task's health check, in a task of its own: whatever else is done for the
+    /// container does not keep it waiting.
+    fn try_health(&self, machine: &Machine) -> Option<AbortOnDropHandle<Tried>> {
+        let (task, prober) = (machine.task().clone(), self.prober.clone());
+        let check = machine.tracker()?.check().clone();
+        let pid = machine.status().container?.pid;
+        let work = async move { prober.probe(&task, pid, &check).await };
+        Some(AbortOnDropHandle::new(tokio::spawn(work)))
+    }
+
     /// Brings what the task needs from elsewhere. It may take long: how far it is shows in the
     /// task's status, and it is given up when the task is not wanted any more.
     async fn fetch(&self, machine: &Machine, orders: &mut watch::Receiver<Orders>) -> Fetched {
@@ -229,8 +263,9 @@ impl Outside {
                 let all = self.runtime.list().await?;
                 return Ok(Outcome::Seen(all.into_iter().find(|(t, _)| *t == task.id).map(|(_, s)| s)));
             }
-            Action::Serve(open) => {
-                self.network.serve(task.id, attachment()?, open).await.map_err(network)?;
+            Action::Check => return Ok(Outcome::Check(self.runtime.image_health(task.id).await?)),
+            Action::Serve(gate) => {
+                self.network.serve(task.id, attachment()?, gate).await.map_err(network)?;
             }
             Action::Stop => self.runtime.stop(task.id).await?,
             Action::Kill(signal) => self.runtime.kill(task.id, signal).await?,

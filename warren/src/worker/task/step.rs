@@ -1,9 +1,9 @@
 //! What passes between a task's machine and its driver, and the words for how containers end.
 
 use crate::{
-    model::{TaskStatus, Timestamp},
+    model::{HealthCheck, TaskStatus, Timestamp},
     worker::{
-        executor::{ContainerState, Exit, NetworkNamespace, RuntimeError},
+        executor::{ContainerState, Exit, Gate, NetworkNamespace, RuntimeError},
         status_log::Record,
     },
 };
@@ -22,8 +22,10 @@ pub enum Action {
     Start,
     /// See what state the container is in.
     Look,
+    /// Learn the image's health check.
+    Check,
     /// Open to, or close to, new connections.
-    Serve(bool),
+    Serve(Gate),
     /// Ask it to end, with its stop signal.
     Stop,
     /// Send a signal.
@@ -42,12 +44,14 @@ pub enum Step {
     /// Do this and report with [`Machine::done`](super::machine::Machine::done).
     Do(Action),
     /// Wait for whichever comes first: a change of the desired state, the end of the container if
-    /// `exit`, or the moment.
+    /// `exit`, what comes of a try of its health check if `probe`, or the moment.
     Wait {
         /// Wake up then, if nothing else happens.
         until: Option<Timestamp>,
         /// Whether to wait for the container's end.
         exit: bool,
+        /// Whether a try is due: one is to be under way, and only one. If not, none is wanted.
+        probe: bool,
     },
     /// Nothing is left to do, ever.
     End,
@@ -64,6 +68,8 @@ pub enum Outcome {
     Started(u32),
     /// What a look showed; `None`: there is no container.
     Seen(Option<ContainerState>),
+    /// The image's health check.
+    Check(Option<HealthCheck>),
     /// It did not work.
     Failed(Trouble),
 }

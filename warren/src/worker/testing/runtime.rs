@@ -1,14 +1,17 @@
 //! The fakes behind the traits: one agent's doors to the world.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use super::world::{Container, FakeWorld, Op, World};
 use crate::{
-    model::{Attachment, Task, TaskId},
+    model::{Attachment, HealthCheck, Probe, Task, TaskId},
     worker::{
-        executor::{ContainerState, Exit, Network, NetworkError, NetworkNamespace, Runtime, RuntimeError},
+        executor::{
+            ContainerState, Exit, Gate, Network, NetworkError, NetworkNamespace, RunOutput, Runtime,
+            RuntimeError,
+        },
         task::step::KILL,
     },
 };
@@ -16,7 +19,9 @@ use crate::{
 /// A container runtime and a network of a [`FakeWorld`], for one agent's life.
 ///
 /// Containers do what their environment says: `EXIT=n` ends at once with that status,
-/// `IGNORE_TERM=1` needs SIGKILL, `NO_EXEC=1` cannot be started.
+/// `IGNORE_TERM=1` needs SIGKILL, `NO_EXEC=1` cannot be started. `IMAGE_HEALTH=line` is their
+/// image's health check. Every program that is run in one succeeds, unless the container is sick
+/// ([`FakeWorld::set_sick`]).
 #[derive(Debug, Clone)]
 pub struct FakeOutside {
     world: FakeWorld,
@@ -131,6 +136,39 @@ impl Runtime for FakeOutside {
         };
         self.world.call(self.epoch, Op::Remove, Some(task), remove).await
     }
+
+    async fn image_health(&self, task: TaskId) -> Result<Option<HealthCheck>, RuntimeError> {
+        let look = |w: &mut World| {
+            let line = w.containers.get(&task).and_then(|c| env(&c.task, "IMAGE_HEALTH"));
+            Ok(line.map(|l| HealthCheck { probe: Some(Probe::Shell(l.into())), ..HealthCheck::default() }))
+        };
+        self.world.call(self.epoch, Op::ImageHealth, Some(task), look).await
+    }
+
+    async fn run_in(
+        &self,
+        task: TaskId,
+        words: &[String],
+        _: Duration,
+        _: usize,
+    ) -> Result<RunOutput, RuntimeError> {
+        let run = |w: &mut World| {
+            let runs =
+                w.containers.get(&task).is_some_and(|c| matches!(c.state, ContainerState::Running { .. }));
+            if !runs {
+                return Err(RuntimeError::Fatal("the container does not run".into()));
+            }
+            let good = !w.sick.contains(&task);
+            w.last_probe.insert(task, good);
+            let output = if good { "fine" } else { "not\nwell" };
+            Ok(RunOutput {
+                code: i32::from(!good),
+                output: format!("{output} {}", words.join(" ")).into(),
+                timed_out: false,
+            })
+        };
+        self.world.call(self.epoch, Op::RunIn, Some(task), run).await
+    }
 }
 
 #[async_trait]
@@ -155,8 +193,16 @@ impl Network for FakeOutside {
         self.network(Op::Attach, Some(task), attach).await
     }
 
-    async fn serve(&self, task: TaskId, attachment: &Attachment, open: bool) -> Result<(), NetworkError> {
+    async fn serve(&self, task: TaskId, attachment: &Attachment, gate: Gate) -> Result<(), NetworkError> {
         let serve = |w: &mut World| {
+            let open = gate == Gate::Open;
+            let checked = w.containers.get(&task).is_some_and(|c| {
+                matches!(&c.task.spec.health.probe, Some(p) if *p != Probe::Disabled)
+                    || env(&c.task, "IMAGE_HEALTH").is_some()
+            });
+            if open && checked && w.last_probe.get(&task) != Some(&true) {
+                w.violation(format!("{task} was opened although its last probe was not good"));
+            }
             if w.attached.get(&task) != Some(attachment) {
                 w.violation(format!("{task} was opened or closed without its network"));
             }

@@ -23,6 +23,8 @@ pub enum Op {
     Wait,
     Kill,
     Remove,
+    ImageHealth,
+    RunIn,
     ListNetworks,
     Attach,
     Serve,
@@ -65,6 +67,10 @@ pub(super) struct World {
     pub(super) attached: BTreeMap<TaskId, Attachment>,
     pub(super) open: BTreeSet<TaskId>,
     pub(super) starts: BTreeMap<TaskId, u32>,
+    /// Whose programs fail.
+    pub(super) sick: BTreeSet<TaskId>,
+    /// What the last program in a container came to.
+    pub(super) last_probe: BTreeMap<TaskId, bool>,
     pub(super) violations: Vec<String>,
     pub(super) next_pid: u32,
     /// Calls of an older epoch are those of an agent that is dead: they never return.
@@ -99,8 +105,8 @@ impl Default for FakeWorld {
 
 impl FakeWorld {
     /// What is wrong about what was done so far: a task started twice or made again after it ran,
-    /// a start without a network, two tasks with one address, opening what is not attached or does
-    /// not run, a signal to a task that is open to traffic, a network removed under a process.
+    /// a start without a network, two tasks with one address, opening what is not attached, does
+    /// not run or whose last probe was not good, a signal to a task that is open to traffic, a network removed under a process.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
@@ -156,7 +162,7 @@ impl FakeWorld {
     #[must_use]
     pub fn had_effect(&self, n: usize) -> bool {
         let start = format!("1.{n} ");
-        let without = ["List", "Wait", "commit"];
+        let without = ["List", "Wait", "ImageHealth", "RunIn", "commit"];
         let call = |l: &String| l.strip_prefix(&start).map(|c| !without.iter().any(|w| c.starts_with(w)));
         self.lock().trace.iter().find_map(call).unwrap_or(false)
     }
@@ -184,6 +190,17 @@ impl FakeWorld {
                 && matches!(c.state, ContainerState::Running { .. })
             {
                 c.state = ContainerState::Stopped(Exit::with(code));
+            }
+        });
+    }
+
+    /// Whether programs that are run in the container fail.
+    pub fn set_sick(&self, task: TaskId, sick: bool) {
+        self.change(|w| {
+            if sick {
+                w.sick.insert(task);
+            } else {
+                w.sick.remove(&task);
             }
         });
     }
@@ -359,8 +376,10 @@ impl World {
     }
 
     fn fault(&mut self, op: Op) -> Option<Fault> {
-        let runtime =
-            matches!(op, Op::ListContainers | Op::Prepare | Op::Start | Op::Wait | Op::Kill | Op::Remove);
+        let runtime = matches!(
+            op,
+            Op::ListContainers | Op::Prepare | Op::Start | Op::Wait | Op::Kill | Op::Remove | Op::RunIn
+        );
         if self.away && runtime {
             let error = RuntimeError::Temporary("containerd does not answer".into());
             return Some(Fault { op, times: 1, effect: false, error });

@@ -95,8 +95,11 @@ struct Meta {
 pub struct Volumes {
     dir: PathBuf,
     /// One lock for each name that is worked on: filling one may take long.
-    busy: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
+    busy: Arc<Mutex<Locks>>,
 }
+
+/// A lock by name.
+type Locks = HashMap<String, Arc<Mutex<()>>>;
 
 /// Whether this may be a volume's name: Docker's rule.
 ///

@@ -1,10 +1,9 @@
 //! `warren service logs`. `target`: whose output. `merge`: of several tasks, in order. `print`: a
-//! line as it is shown. `time`: moments as people write them.
+//! line as it is shown.
 
 mod merge;
 mod print;
 mod target;
-mod time;
 
 use std::{collections::BTreeSet, io, time::SystemTime};
 
@@ -16,7 +15,7 @@ use self::{
     target::Target,
 };
 use crate::{
-    cli::Context,
+    cli::{Context, time},
     model::{Task, TaskState},
     proto::v1::{
         GetServiceRequest, ReadLogRequest, ServiceProgress, control_client::ControlClient,

@@ -22,8 +22,11 @@ fn follows(policy: RestartPolicy, tasks: &[&str]) -> String {
     match plan.changes.as_slice() {
         [] => "nothing".into(),
         [Change::PutTask(t)] if t.id == last.id => {
-            let same =
-                Task { status: TaskStatus { message: String::new(), ..t.status.clone() }, ..t.clone() };
+            let same = Task {
+                version: last.version,
+                status: TaskStatus { message: String::new(), ..t.status.clone() },
+                ..t.clone()
+            };
             assert_eq!(same, last, "only what is said of it changes");
             t.status.message.clone()
         }

@@ -64,14 +64,11 @@ impl Containers {
         let copy = self.containerd.copy_to(task.id, &to.directory, owners).await;
         let (chunks, done) = copy.map_err(|e| self.copy_error(&e))?;
         while let Some(message) = parts.message().await? {
-            match message.part {
-                Some(Part::Data(data)) if !data.is_empty() => {
-                    // A closed channel: it has ended already, and `done` says why.
-                    if chunks.send(data).await.is_err() {
-                        break;
-                    }
+            if let Some(Part::Data(data)) = message.part.filter(|p| *p != Part::Data(Vec::new())) {
+                // A closed channel: it has ended already, and `done` says why.
+                if chunks.send(data).await.is_err() {
+                    break;
                 }
-                _ => {}
             }
         }
         let _ = chunks.send(Vec::new()).await;

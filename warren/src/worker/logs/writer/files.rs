@@ -133,38 +133,44 @@ impl Files {
         if self.collected.is_empty() {
             return;
         }
-        if let Err(e) = self.write() {
-            self.lost += self.collected.iter().filter(|&&b| b == b'\n').count() as u64;
+        if self.file.is_none()
+            && let Err(e) = self.begin()
+        {
             self.reason = Some(e);
-            self.collected.clear();
         }
+        // The buffer goes and comes back: it is made once.
+        let mut collected = std::mem::take(&mut self.collected);
+        let lost = if self.lost == 0 {
+            let written = self.append(&collected);
+            lines(&collected[written..])
+        } else {
+            self.write_after_loss(&collected)
+        };
+        self.lost = lost;
+        collected.clear();
+        self.collected = collected;
     }
 
-    /// Writes what was collected, and takes from it what was written, in whole records.
-    fn write(&mut self) -> io::Result<()> {
-        if self.file.is_none() {
-            self.begin()?;
+    /// Writes how much was lost before, and these records; how many are lost now.
+    fn write_after_loss(&mut self, records: &[u8]) -> u64 {
+        let why = self.reason.as_ref().map_or_else(String::new, ToString::to_string);
+        let mut all = records[..TIME].to_vec();
+        let _ = writeln!(all, " stderr F warren: {} lines of output were lost: {why}", self.lost);
+        let note = all.len();
+        all.extend_from_slice(records);
+        let before = self.size;
+        let written = self.append(&all);
+        if written > note {
+            return lines(&all[written..]);
         }
-        if self.lost > 0 {
-            let mut note = self.collected[..TIME].to_vec();
-            let why = self.reason.take().unwrap_or_else(|| io::ErrorKind::Other.into());
-            let _ = writeln!(note, " stderr F warren: {} lines of output were lost: {why}", self.lost);
-            let written = self.append(&note);
-            if written != note.len() {
-                self.reason = Some(why);
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.lost = 0;
+        // Room for no line: the note would only take it from the next one.
+        if let Some(file) = &self.file
+            && written > 0
+            && file.set_len(before).is_ok()
+        {
+            self.size = before;
         }
-        let bytes = std::mem::take(&mut self.collected);
-        let written = self.append(&bytes);
-        self.collected = bytes;
-        if written == self.collected.len() {
-            self.collected.clear();
-            return Ok(());
-        }
-        self.collected.drain(..written);
-        Err(self.reason.take().unwrap_or_else(|| io::ErrorKind::StorageFull.into()))
+        self.lost + lines(records)
     }
 
     /// Appends whole records, as many as there is room for; how many bytes they are. Leaves no
@@ -189,6 +195,11 @@ impl Files {
         self.size += written as u64;
         written
     }
+}
+
+/// How many lines.
+fn lines(records: &[u8]) -> u64 {
+    records.iter().filter(|&&b| b == b'\n').count() as u64
 }
 
 impl Sink for Files {
@@ -279,5 +290,36 @@ mod tests {
             "{text}"
         );
         assert!(lines[1].ends_with(" stdout F four") && lines[2].ends_with(" stdout F five"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_full_disk_costs_whole_lines_and_says_how_many() {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let dir = tempfile::tempdir().unwrap();
+        let small = Some("size=128k");
+        mount(Some("logs-test"), dir.path(), Some("tmpfs"), MsFlags::empty(), small).unwrap();
+        let filler = dir.path().join("filler");
+        fs::write(&filler, vec![0; 64 * 1024]).unwrap();
+        let place = dir.path().join("task");
+        let mut files = Files::new(&place, Limits { max_size: 1 << 20, max_files: 2 });
+        let line = |n: u32| format!("{n:08} {}\n", "x".repeat(700));
+        for n in 0..150 {
+            write(&mut files, &line(n));
+        }
+        fs::remove_file(&filler).unwrap();
+        for n in 150..160 {
+            write(&mut files, &line(n));
+        }
+        let text = text(&place);
+        umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
+        let (notes, lines): (Vec<_>, Vec<_>) = text.lines().partition(|l| l[HEAD..].starts_with("warren: "));
+        let numbers: Vec<u32> = lines.iter().map(|l| l[HEAD..HEAD + 8].parse().unwrap()).collect();
+        assert!(lines.iter().all(|l| l.len() == HEAD + line(0).len() - 1), "a line is not whole");
+        assert!(numbers.len() > 50 && numbers.is_sorted() && numbers.last() == Some(&159), "{numbers:?}");
+        let lost = 160 - numbers.len();
+        assert!(lost > 0 && notes.len() == 1, "{notes:?}");
+        let said = format!("warren: {lost} lines of output were lost: No space left on device");
+        assert!(notes[0][HEAD..].starts_with(&said), "{said}: {notes:?}");
     }
 }

@@ -34,6 +34,7 @@ use super::{
     Containerd,
     client::{CallError, SHORT, call},
 };
+pub use crate::worker::executor::RunOutput;
 use crate::{model::TaskId, worker::executor::RuntimeError};
 
 /// After a program's end, what it has left in its pipes is waited for so long.
@@ -124,17 +125,6 @@ pub enum ExecEvent {
     Stderr(Vec<u8>),
     /// It has ended, and all of its output was told: its status, 128 + n after signal n.
     Ended(i32),
-}
-
-/// What came of a program that was run to its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunOutput {
-    /// Its status, 128 + n after signal n; 126 and 127 also when it could not be run.
-    pub code: i32,
-    /// The beginning of what it wrote, both streams together; or why it could not be run.
-    pub output: Vec<u8>,
-    /// Whether it was killed at the limit.
-    pub timed_out: bool,
 }
 
 /// Names a program to containerd.

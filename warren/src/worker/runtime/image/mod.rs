@@ -6,6 +6,7 @@ mod platform;
 mod pull;
 mod read;
 mod registry;
+mod room;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use self::{archive::Archive, pull::Pulls, read::ImageDocument};
 pub use self::{
     pull::{LayerProgress, LayerState, Pull, PullProgress, When},
     registry::{Registries, RegistriesError, RegistryError},
+    room::{Disk, Watermarks},
 };
 use super::client::{CallError, Client, LONG, SHORT, call, found};
 use super::failure::one_line;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 /// The `config` of an image's configuration. Missing and `null` are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -31,7 +31,7 @@ pub struct ImageConfig {
 }
 
 /// An image's `HEALTHCHECK`. Durations are nanoseconds; 0 is Docker's default.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageHealthcheck {
     /// Empty: what the image below says; `NONE`; `CMD` and a program with its arguments; or

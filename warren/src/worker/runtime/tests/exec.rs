@@ -175,7 +175,7 @@ async fn programs_survive_containerd_being_killed() {
         let argv = words(&["/bin/probe", "say", "word", "", "3"]);
         match c.run_in(task.id, &argv, LONG, 100).await {
             Ok(r) => {
-                assert!(r.code == 3 && r.output.windows(5).any(|w| w == b"word\n"), "step {step}: {r:?}")
+                assert!(r.code == 3 && r.output.windows(5).any(|w| w == b"word\n"), "step {step}: {r:?}");
             }
             Err(e) => assert!(matches!(e, RuntimeError::Temporary(_)), "step {step}: {e}"),
         }

@@ -142,8 +142,12 @@ async fn what_cannot_start_says_why() {
     }
     let mut task = program(2, &[]);
     task.spec.image = "nothere:3".parse().unwrap();
+    task.spec.pull = crate::model::PullPolicy::Never;
     let e = c.prepare(&task, &node.network).await.unwrap_err();
-    assert_eq!(e.to_string(), "image nothere:3 is not on this node; bring it with `warren image import`");
+    assert_eq!(
+        e.to_string(),
+        "image nothere:3 is not on this node; bring it with `warren image pull` or `warren image import`, or let it be pulled (--pull missing)"
+    );
     assert!(matches!(e, RuntimeError::Fatal(_)));
     assert!(matches!(c.start(task.id).await, Err(RuntimeError::Fatal(_))), "never prepared");
     assert_eq!(node.leftovers().await, [] as [String; 0]);

@@ -8,5 +8,7 @@ mod limits;
 mod look;
 mod options;
 mod pull;
+mod registries;
 mod storage;
 mod supervision;
+mod token;
