@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     DEATH, Exec, ExecControl, ExecError, ExecSpec, KILLED, Name, pipes::Pipes, process::process,
-    refusal::refusal,
+    refusal::refusal, session,
 };
 use crate::{
     model::TaskId,
@@ -200,29 +200,27 @@ impl Kept {
         }
     }
 
+    /// Asks for the start once only: of a program whose start was cut off in the shim, the shim
+    /// tells a wrong status after a second one, or dies of it.
     async fn start(&self) -> Result<i32, ExecError> {
         let client = &self.containerd.client;
+        let r = StartRequest { container_id: self.name.task.to_string(), exec_id: self.name.exec.clone() };
+        let e = match call(LONG, client.tasks().start(client.request(r))).await {
+            Ok(started) => return Ok(i32::try_from(started.pid).unwrap_or(0)),
+            Err(e) => e,
+        };
+        if !matches!(e, CallError::Away(_)) {
+            return Err(refusal(e));
+        }
+        // It may have gone through all the same, and may be over by now.
         let mut tries = Tries::new();
         loop {
-            let r =
-                StartRequest { container_id: self.name.task.to_string(), exec_id: self.name.exec.clone() };
-            let e = match call(LONG, client.tasks().start(client.request(r))).await {
-                Ok(started) => return Ok(i32::try_from(started.pid).unwrap_or(0)),
-                Err(e) => e,
-            };
-            // A start that was cut off may have gone through, and may be over by now.
             match self.process().await {
                 Ok(Some(p)) if p.pid != 0 && p.status() != ProcessStatus::Created => {
                     return Ok(i32::try_from(p.pid).unwrap_or(0));
                 }
-                Ok(None) if !matches!(e, CallError::Away(_) | CallError::Refused(_)) => {
-                    return Err(ExecError::NotRunning(self.name.task));
-                }
-                _ => {}
-            }
-            match e {
-                CallError::Away(_) => tries.pause(e).await?,
-                e => return Err(refusal(e)),
+                Ok(_) => return Err(e.into()),
+                Err(still) => tries.pause(still).await?,
             }
         }
     }
@@ -268,7 +266,7 @@ impl Kept {
 
     /// Hangs up on it and all it has started, and kills what is left after a while.
     pub(super) async fn end(&self, patience: Duration) -> i32 {
-        use super::session::{Whom::Session, signal};
+        use session::{Whom::Session, signal};
         let (config, task) = (&self.containerd.config, self.name.task);
         if patience > Duration::ZERO {
             signal(config, task, self.pid, Session, Signal::SIGHUP).await;
@@ -288,6 +286,15 @@ impl Kept {
         }
     }
 
+    async fn kill_late(&self) {
+        if let Ok(Some(p)) = self.process().await
+            && let Some(pid) = i32::try_from(p.pid).ok().filter(|&pid| pid > 0)
+        {
+            let (config, task) = (&self.containerd.config, self.name.task);
+            session::signal(config, task, pid, session::Whom::Session, Signal::SIGKILL).await;
+        }
+    }
+
     /// Makes containerd forget it, and removes its directory; tries until that is done.
     pub(super) async fn delete(&self) {
         let mut pause = Duration::from_millis(50);
@@ -300,8 +307,10 @@ impl Kept {
             match call(LONG, client.tasks().delete_process(client.request(r))).await {
                 Err(e @ CallError::Away(_)) => tracing::debug!(error = %e, "a program is not deleted yet"),
                 Err(e @ CallError::Refused(_)) => {
-                    // It still runs, or its container is being removed.
+                    // Its container is being removed; or it runs, since a start that was given up
+                    // went through after all.
                     tracing::debug!(error = %e, "a program is not deleted yet");
+                    self.kill_late().await;
                     if pause > Duration::from_secs(20) {
                         tracing::warn!(task = %self.name.task, error = %e, "a program could not be deleted");
                         return;
