@@ -234,7 +234,9 @@ fn a_status_is_told_until_it_is_stored() {
     assert_eq!(node.managers.status(id), None);
     node.managers.set_deaf(false);
     node.until_state(id, TaskState::Running);
-    assert_eq!(node.managers.history(id).len(), 1, "only the latest is told");
+    // It may be heard between its opening and the word that it is open; not earlier.
+    let told = node.managers.history(id);
+    assert!(told.iter().all(|s| s.state >= TaskState::Starting), "only the latest is told: {told:?}");
 }
 
 #[test]
