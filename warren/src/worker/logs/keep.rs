@@ -27,6 +27,12 @@ impl Logs {
         Self { dir: worker.join("logs") }
     }
 
+    /// Where everything is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The files of a task.
     #[must_use]
     pub fn of(&self, task: TaskId) -> PathBuf {

@@ -50,6 +50,8 @@ pub async fn reset(config: &RuntimeConfig, own: Option<&SupervisorConfig>) -> Re
         remains::remove_dir(&config.tasks_dir())?;
         remains::remove_dir(&config.import_dir())?;
         remains::remove_dir(&config.exec_dir())?;
+        remains::remove_dir(config.logs.dir())?;
+        remains::remove_dir(&config.volumes_dir)?;
         remains::remove_dir(&config.runc_root())
     })
     .await
