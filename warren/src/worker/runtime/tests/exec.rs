@@ -94,7 +94,8 @@ async fn a_program_is_run_to_its_end_with_the_containers_settings() {
     let at = Instant::now();
     let r = run(&["/bin/probe", "leave"]).await;
     assert_eq!((r.code, r.output), (0, b"left\n".to_vec()));
-    assert!(at.elapsed() < Duration::from_secs(10), "{:?}", at.elapsed());
+    // The shim of containerd 2 waits 12 s for the output of what is left.
+    assert!(at.elapsed() < Duration::from_secs(20), "{:?}", at.elapsed());
     assert_eq!(processes(&node, &task).len(), 2);
 
     assert_eq!(directories(&node), 0);
