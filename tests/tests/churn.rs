@@ -81,7 +81,7 @@ const OPTIONS: &[&str] = &[
     "--pids-limit 50",
     "--oom-score-adj 100",
     "--log-max-size 1m --log-max-file 2",
-    "--health-tcp 80 --health-interval 1s --health-retries 1000",
+    "--health-cmd [\"/testbox\",\"id\"] --health-interval 1s",
 ];
 /// Only one of these.
 const NETWORKS: &[&str] = &[
