@@ -259,7 +259,7 @@ impl Containerd {
             return Ok(ContainerState::Created);
         }
         if let Some(p) = process {
-            return Ok(self.with_memory(task, state_of(p)).await);
+            return Ok(self.completed(task, state_of(p)).await);
         }
         if !self.marked(task, STARTED) {
             return Ok(ContainerState::Created);
@@ -267,13 +267,18 @@ impl Containerd {
         // A list leaves out a process whose shim was slow to answer: ask for this one before
         // it is called dead.
         let state = self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p));
-        Ok(self.with_memory(task, state).await)
+        Ok(self.completed(task, state).await)
     }
 
     /// Says of an end whether memory had run out: known as long as the cgroup is there, which goes
-    /// with the process's remains.
-    async fn with_memory(&self, task: TaskId, state: ContainerState) -> ContainerState {
+    /// with the process's remains. And of a container whose shim did not answer in time, which
+    /// process it is.
+    async fn completed(&self, task: TaskId, state: ContainerState) -> ContainerState {
         match state {
+            ContainerState::Running { pid: 0 } => {
+                let pid = remains::first_process(&self.config, task).unwrap_or_default();
+                ContainerState::Running { pid }
+            }
             ContainerState::Stopped(exit) => ContainerState::Stopped(self.exit(task, exit.code).await),
             other => other,
         }

@@ -213,6 +213,18 @@ fn runc_dir(config: &RuntimeConfig, task: TaskId) -> PathBuf {
     config.runc_root().join(&config.namespace).join(task.as_str())
 }
 
+/// The first process of a task's container, as runc wrote it down: for the moments in which nobody
+/// else says. `None` when it is not there.
+pub(super) fn first_process(config: &RuntimeConfig, task: TaskId) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        init_process_pid: u32,
+    }
+    let text = fs::read(runc_dir(config, task).join("state.json")).ok()?;
+    let pid = serde_json::from_slice::<State>(&text).ok()?.init_process_pid;
+    Path::new("/proc").join(pid.to_string()).exists().then_some(pid)
+}
+
 /// [`sweep`], when there is a sign that something was left.
 pub(super) fn sweep_if_any(config: &RuntimeConfig, task: TaskId) -> io::Result<()> {
     let cgroup = config.cgroup(task);
