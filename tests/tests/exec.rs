@@ -56,6 +56,20 @@ impl Task {
         let inside = all.filter(|p| p.cgroups.contains(&self.id) && i64::from(p.pid) != self.pid);
         inside.map(|p| p.words).collect()
     }
+
+    /// Whether a process of these words, besides its own, is ready for SIGTERM.
+    fn catches_term(&self, words: &str) -> bool {
+        let all = process::all().into_iter();
+        let mut inside =
+            all.filter(|p| p.cgroups.contains(&self.id) && i64::from(p.pid) != self.pid && p.words == words);
+        let caught = |pid: i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let mask = status.lines().find_map(|l| l.strip_prefix("SigCgt:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        };
+        // proc(5): bit n - 1 is signal n.
+        inside.any(|p| caught(p.pid).is_some_and(|mask| mask & (1 << 14) != 0))
+    }
 }
 
 /// `warren` with these words, running beside the test.
