@@ -63,7 +63,7 @@ impl Task {
         let mut inside =
             all.filter(|p| p.cgroups.contains(&self.id) && i64::from(p.pid) != self.pid && p.words == words);
         let caught = |pid: i32| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             let mask = status.lines().find_map(|l| l.strip_prefix("SigCgt:"))?;
             u64::from_str_radix(mask.trim(), 16).ok()
         };
