@@ -62,6 +62,13 @@ fn connection_to(site: &OneNode, port: u16, name: &str) -> Result<TcpStream> {
     bail!("{name} never got a connection")
 }
 
+/// What a command says that waits for what does not come.
+fn fails(site: &OneNode, words: &[&str]) -> Result<String> {
+    let ended = site.node.cli(words)?;
+    ensure!(!ended.good(), "{words:?} should fail: {}", ended.stdout);
+    Ok(ended.stderr)
+}
+
 /// Who answers, asked often.
 fn answering(site: &OneNode, port: u16) -> Result<BTreeSet<String>> {
     (0..60).map(|_| who(site, port)).collect()
@@ -134,8 +141,11 @@ fn one_that_gets_sick_gets_no_traffic_and_is_replaced_and_nothing_in_flight_is_c
     let message = task(&site, "web", id)?["message"].clone();
     ensure!(message.as_str().is_some_and(|m| m.starts_with("unhealthy: 503")), "{message}");
     eventually("another runs and both serve", Duration::from_secs(60), || {
+        // The new one has the slot, and so the host name, of the one that is gone.
+        let running = site.node.running("web")?;
+        ensure!(running.len() == 2 && running.iter().all(|(task, _)| task != id), "{running:?}");
         let served = answering(&site, 8080)?;
-        if served.len() == 2 && !served.contains(&name) { Ok(()) } else { bail!("{served:?}") }
+        if served.len() == 2 { Ok(()) } else { bail!("{served:?}") }
     })
 }
 
@@ -172,7 +182,8 @@ fn programs_and_ports_are_probes_and_the_image_may_name_one() -> Result<()> {
     ensure!(results[0]["good"] == true && results[0]["output"] == "well\n", "{results}");
     // Its program takes too long: it never gets traffic, and the command says why.
     let flags = ["--health-cmd", r#"["/testbox","sleep","100"]"#, "--health-interval", "1s"];
-    let refused = site.node.refused(
+    let refused = fails(
+        &site,
         &[
             &["service", "create", "--image", "web:1"][..],
             &flags,
@@ -183,7 +194,8 @@ fn programs_and_ports_are_probes_and_the_image_may_name_one() -> Result<()> {
     ensure!(refused.contains("unhealthy: not done within 1s"), "{refused}");
     // A port that nobody listens on, and one that somebody does.
     let flags = ["--health-interval", "1s", "--health-retries", "1"];
-    let refused = site.node.refused(
+    let refused = fails(
+        &site,
         &[&["service", "create", "--image", "web:1", "--health-tcp", "81"][..], &flags, &["shut"]].concat(),
     )?;
     ensure!(refused.contains("connection refused"), "{refused}");
