@@ -2,10 +2,19 @@
 
 use std::{error::Error as _, future::Future, path::Path, time::Duration};
 
-use containerd_client::services::v1::{
-    containers_client::ContainersClient, content_client::ContentClient, diff_client::DiffClient,
-    images_client::ImagesClient, leases_client::LeasesClient, namespaces_client::NamespacesClient,
-    snapshots::snapshots_client::SnapshotsClient, tasks_client::TasksClient, version_client::VersionClient,
+use containerd_client::{
+    services::v1::{
+        containers_client::ContainersClient,
+        content_client::ContentClient,
+        diff_client::DiffClient,
+        images_client::ImagesClient,
+        leases_client::LeasesClient,
+        namespaces_client::NamespacesClient,
+        snapshots::{CleanupRequest, PrepareSnapshotRequest, snapshots_client::SnapshotsClient},
+        tasks_client::TasksClient,
+        version_client::VersionClient,
+    },
+    types::Mount,
 };
 use hyper_util::rt::TokioIo;
 use tonic::{
@@ -137,6 +146,32 @@ impl Client {
             r.metadata_mut().insert("containerd-lease", lease);
         }
         r
+    }
+
+    /// Makes a snapshot, of a lease if one is named. A directory that a containerd which died left
+    /// without a record stands in the way of the next snapshot of its number, for ever: the
+    /// snapshotter clears such ones away when it is told to.
+    pub(super) async fn prepare_snapshot(
+        &self,
+        r: PrepareSnapshotRequest,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>, CallError> {
+        let prepare = async || {
+            let request = match lease {
+                Some(lease) => self.leased(r.clone(), lease),
+                None => self.request(r.clone()),
+            };
+            call(SHORT, self.snapshots().prepare(request)).await
+        };
+        match prepare().await {
+            Err(CallError::Refused(why)) if why.contains("file exists") => {
+                tracing::info!("clearing up snapshots that a dead containerd left: {why}");
+                let r = CleanupRequest { snapshotter: r.snapshotter.clone() };
+                call(LONG, self.snapshots().cleanup(self.request(r))).await?;
+                Ok(prepare().await?.mounts)
+            }
+            other => Ok(other?.mounts),
+        }
     }
 }
 

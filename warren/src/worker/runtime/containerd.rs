@@ -149,10 +149,10 @@ impl Containerd {
             parent: image.chain_id.clone(),
             labels: [("containerd.io/gc.root".to_owned(), root)].into(),
         };
-        match call(SHORT, self.client.snapshots().prepare(self.client.request(r))).await {
+        match self.client.prepare_snapshot(r, None).await {
             // A request of a call that was cut off a moment ago came through only now.
             Err(CallError::Exists(_)) => self.mounts(task).await,
-            other => Ok(other?.mounts),
+            other => other,
         }
     }
 

@@ -237,7 +237,7 @@ pub(super) async fn unpack(
         parent: parent.to_owned(),
         labels: Default::default(),
     };
-    let mounts = call(SHORT, client.snapshots().prepare(client.leased(r, lease))).await?.mounts;
+    let mounts = client.prepare_snapshot(r, Some(lease)).await?;
     let diff = types::Descriptor {
         media_type: layer.descriptor.media_type.clone(),
         digest: layer.descriptor.digest.clone(),
