@@ -184,6 +184,7 @@ fn fifty_services_of_any_kind_leave_nothing() -> Result<()> {
     let agent = node.agent()?;
     // What is made once is no leak.
     life(&node, seed, 0)?;
+    node.ok(&["volume", "create", "first"])?;
     forget_volumes(&node)?;
     let before = settled(&node)?;
 
