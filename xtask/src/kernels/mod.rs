@@ -67,10 +67,8 @@ pub fn run() -> Result<()> {
             refused.push(*name);
         }
     }
-    if let Err(e) = node::run(&init) {
-        eprintln!("{e:#}");
-        refused.push("of a node with cgroup2 only");
-    }
+    // Emulated, a whole node depends on what else the machine does.
+    say("NOT RUN: a node with cgroup2 only; `cargo xtask test --cgroup2` runs it");
     if !absent.is_empty() {
         say(&format!("NOT RUN, no kernel from the mirror: {}", absent.join(", ")));
     }
