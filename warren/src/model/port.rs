@@ -88,6 +88,7 @@ impl FromStr for PortSpec {
     fn from_str(text: &str) -> Result<Self, PortError> {
         let (ports, protocol) = match text.split_once('/') {
             None | Some((_, "tcp")) => (text.split('/').next().unwrap_or(text), Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
             Some((_, other)) => {
                 return Err(PortError::Protocol { text: text.into(), protocol: other.into() });
             }
@@ -164,7 +165,6 @@ mod tests {
             "a:80:80",
             "8080:80/sctp",
             "8080:80/",
-            "8080:80/udp",
             "1.2.3:80:80",
             "::1:80:80",
             "+80:80",
