@@ -56,6 +56,9 @@ pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::
     /// Folds the address into one word.
     fn fold(&self) -> u32;
 
+    /// 0 if it is the same address as another one.
+    fn difference(&self, other: &Self) -> u32;
+
     /// Whether nobody beyond the link can have it: "this" network, loopback, link-local IPv6,
     /// multicast, reserved, broadcast.
     fn undeliverable(&self) -> bool;
@@ -76,6 +79,11 @@ impl Address for [u8; 4] {
     #[inline(always)]
     fn fold(&self) -> u32 {
         u32::from_le_bytes(*self)
+    }
+
+    #[inline(always)]
+    fn difference(&self, other: &Self) -> u32 {
+        self.fold() ^ other.fold()
     }
 
     #[inline(always)]
@@ -107,6 +115,18 @@ impl Address for [u8; 16] {
         while i < 4 {
             let part = [self[4 * i], self[4 * i + 1], self[4 * i + 2], self[4 * i + 3]];
             word = word.rotate_left(7) ^ u32::from_le_bytes(part);
+            i += 1;
+        }
+        word
+    }
+
+    #[inline(always)]
+    fn difference(&self, other: &Self) -> u32 {
+        let mut word = 0u32;
+        let mut i = 0;
+        while i < 4 {
+            let at = |a: &Self| u32::from_le_bytes([a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]]);
+            word |= at(self) ^ at(other);
             i += 1;
         }
         word

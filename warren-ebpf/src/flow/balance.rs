@@ -75,7 +75,7 @@ impl<A: Address, T: Tables<A>> Search<A, T> for Pick {
 
 /// Whether a flow stays with the backend it has. A TCP connection ends with its backend's, so it
 /// stays for as long as that one keeps its flows. UDP has no end: it leaves one that is on its way
-/// out, or does not work, as soon as another is up.
+/// out, or does not work, as soon as the service leads to another.
 #[inline(always)]
 pub(super) fn keeps<A: Address>(
     tables: &impl Tables<A>,
@@ -84,10 +84,11 @@ pub(super) fn keeps<A: Address>(
     hash: u64,
     backend: &Resolved<A>,
 ) -> bool {
-    if protocol != UDP || backend.state == BACKEND_UP {
+    if protocol != UDP || backend.state == BACKEND_UP || !backend.serves() {
         return backend.serves();
     }
-    backend.serves() && resolve::<A>(tables, candidate(tables, service, hash)).state != BACKEND_UP
+    let candidate = candidate(tables, service, hash);
+    candidate.id == 0 || candidate == backend.backend
 }
 
 /// The backend for the next datagram of a socket of the node whose last one went to `known`, or to

@@ -34,7 +34,11 @@ pub(super) fn birth<A: Address>(
         return Delivery::default();
     }
     let mut record = record(service, key, &backend, origin);
-    if taken(tables, present, key, &backend, &record) {
+    // One UDP socket both asks and answers: what the container began with this client by itself must
+    // not be taken for replies.
+    let asks =
+        key.protocol == UDP && masquerade::talks(tables, present, &flow_key(present, key, &backend, &record));
+    if asks || taken(tables, present, key, &backend, &record) {
         // Another conversation of this client port has that socket: another backend, or port.
         let other = pick(tables, service, hash, backend.backend.id);
         let other_record = self::record(service, key, &other, origin);
@@ -90,13 +94,10 @@ fn taken<A: Address>(
 ) -> bool {
     let flow_key = flow_key(present, key, backend, record);
     let live = Live { present, key, backend: backend.backend };
-    let known = match tables.established().apply(&flow_key, live) {
+    match tables.established().apply(&flow_key, live) {
         Some(true) => true,
         _ => tables.half_open().apply(&flow_key, live) == Some(true),
-    };
-    // One UDP socket both asks and answers: what the container began with this client by itself
-    // must not be taken for replies.
-    known || (key.protocol == UDP && masquerade::talks(tables, present, &flow_key))
+    }
 }
 
 /// Whether a tracking record is of another conversation that still lives.
