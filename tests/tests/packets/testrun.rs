@@ -11,8 +11,8 @@ use aya::{
 use warren_ebpf::{
     abi::{
         BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, DropCounter, Flow, FlowKey, Forward, ForwardKey,
-        ICMP, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, TCP, UDP, map,
-        program,
+        ICMP, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, TCP, UDP,
+        map, program,
     },
     flow::{
         decide::{Action, V4, Verdict},
@@ -27,10 +27,10 @@ use crate::{
     object,
 };
 
-const NODE: V4 = [192, 0, 2, 1];
-const LAN: V4 = [10, 9, 9, 1];
-const CLIENT: V4 = [198, 51, 100, 7];
-const REMOTE: V4 = [203, 0, 113, 9];
+pub const NODE: V4 = [192, 0, 2, 1];
+pub const LAN: V4 = [10, 9, 9, 1];
+pub const CLIENT: V4 = [198, 51, 100, 7];
+pub const REMOTE: V4 = [203, 0, 113, 9];
 const UPLINK: u32 = 2;
 /// What is done to a good packet.
 type Change = Box<dyn Fn(&mut Vec<u8>)>;
@@ -113,14 +113,14 @@ fn node() -> Model {
 }
 
 /// A node twice: in memory and in the kernel.
-struct Twins {
-    model: Model,
+pub struct Twins {
+    pub model: Model,
     ebpf: Ebpf,
 }
 
 impl Twins {
     /// In this thread's namespace, which gets the devices.
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         for index in [UPLINK, 101, 102, 103] {
             ip(&format!(
                 "link add d{index} index {index} address {MAC} type veth peer name p{index} index {}",
@@ -133,7 +133,7 @@ impl Twins {
     }
 
     /// Writes the model's description of the node into the maps.
-    fn mirror(&mut self) -> Result<()> {
+    pub fn mirror(&mut self) -> Result<()> {
         let (model, ebpf) = (&self.model, &mut self.ebpf);
         fn table<'a, K: aya::Pod, V: aya::Pod>(
             ebpf: &'a mut Ebpf,
@@ -160,6 +160,12 @@ impl Twins {
         model.links.iter().try_for_each(|(k, v)| links.insert(k, v, 0))?;
         let mut locals = table::<V4, Local>(ebpf, map::LOCAL4)?;
         model.locals.iter().try_for_each(|k| locals.insert(k, Local { ifindex: UPLINK }, 0))?;
+        let sources = ebpf.map_mut(map::SRC4).context("no map SRC4")?;
+        let mut sources = lpm_trie::LpmTrie::<_, SourceKey<V4>, u32>::try_from(sources)?;
+        for (set, net, len) in &model.sources {
+            let key = SourceKey { set: *set, address: *net };
+            sources.insert(&lpm_trie::Key::new(32 + len, key), 1, 0)?;
+        }
         let routes = ebpf.map_mut(map::ROUTE4).context("no map ROUTE4")?;
         let mut routes = lpm_trie::LpmTrie::<_, V4, Route<V4>>::try_from(routes)?;
         for (net, len, value) in &model.routes {
@@ -191,13 +197,13 @@ impl Twins {
         Ok((verdict, out))
     }
 
-    fn enter(&mut self, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
+    pub fn enter(&mut self, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
         let (verdict, out) =
             self.pass(program::NODE_IN_L2, UPLINK, &make(t, protocol, flags, payload(protocol, flags)))?;
         Ok((verdict, read(&out)?))
     }
 
-    fn leave(&mut self, id: u32, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
+    pub fn leave(&mut self, id: u32, t: Tuple<V4>, protocol: u8, flags: u8) -> Result<(Verdict, Tuple<V4>)> {
         let (verdict, out) = self.pass(
             program::VETH_IN,
             container(id).1,
@@ -206,8 +212,14 @@ impl Twins {
         Ok((verdict, read(&out)?))
     }
 
+    /// How many packets the kernel's programs have dropped for this reason.
+    pub fn drops(&self, reason: Reason) -> Result<u64> {
+        let drops = PerCpuArray::<_, DropCounter>::try_from(self.ebpf.map(map::DROPS).context("map")?)?;
+        Ok(drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum())
+    }
+
     /// Checks that both have the same records (times apart).
-    fn same_records(&mut self) -> Result<()> {
+    pub fn same_records(&mut self) -> Result<()> {
         fn rows<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod>(
             ebpf: &Ebpf,
             name: &str,
@@ -362,8 +374,7 @@ fn nobody_outside_reaches_a_container_by_its_own_address() -> Result<()> {
         }
         // What is nobody's passes.
         ensure!(twins.enter(tuple(CLIENT, 5, [10, 64, 9, 9], 80), TCP, SYN)?.0 == Verdict::PASS);
-        let drops = PerCpuArray::<_, DropCounter>::try_from(twins.ebpf.map(map::DROPS).context("map")?)?;
-        let count: u64 = drops.get(&(Reason::Unpublished as u32), 0)?.iter().map(|c| c.packets).sum();
+        let count = twins.drops(Reason::Unpublished)?;
         ensure!(count == sent, "{count} of {sent} are counted");
         twins.same_records()
     })
@@ -537,14 +548,13 @@ fn odd_packets_pass_or_are_counted() -> Result<()> {
         let mut packet = base(inbound);
         packet[0] = 6;
         ensure!(run(&mut twins.ebpf, program::NODE_IN_L2, UPLINK, &packet)? == (-1, packet.clone()));
-        let drops = PerCpuArray::<_, DropCounter>::try_from(twins.ebpf.map(map::DROPS).context("map")?)?;
         for (reason, at_least) in [
             (Reason::Malformed, 10),
             (Reason::Fragment, 2),
             (Reason::Protocol, 2),
             (Reason::NotMasqueraded, 2),
         ] {
-            let count: u64 = drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum();
+            let count = twins.drops(reason)?;
             ensure!(count >= at_least, "{}: {count}", reason.name());
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::{Delivery, Present, Resolved, Seen, Tables, masquerade, published, re
 use crate::{
     abi::{
         Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
-        Service, ServiceKey, TCP, UDP,
+        Service, ServiceKey, SourceKey, TCP, UDP,
     },
     packet::{self, Ip, Packet, Tuple},
 };
@@ -17,6 +17,8 @@ pub type V4 = [u8; 4];
 pub trait Node<A: Address = V4>: Tables<A> {
     /// `SVC4`.
     fn service(&self, key: &ServiceKey<A>) -> Option<Service>;
+    /// Whether `SRC4` has it.
+    fn is_source(&self, key: &SourceKey<A>) -> bool;
     /// Whether it is in `LOCAL4`.
     fn is_local(&self, address: &A) -> bool;
     /// `EP4`; all zero when it is no container's.
@@ -133,6 +135,9 @@ pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &S
     {
         return Verdict::PASS;
     }
+    if refuses(node, &service, seen) {
+        return Verdict::drop(Reason::Refused);
+    }
     let delivery = published::forward(node, present, &service, seen, BackendRef::default());
     // It shows what one container sends to another by its own address.
     if delivery.tuple.destination == seen.tuple.destination {
@@ -211,6 +216,9 @@ pub fn outbound<A: Address, N: Node<A>>(
             _ => None,
         };
         let Some(service) = service else { return Verdict::PASS };
+        if refuses(node, &service, seen) {
+            return Verdict::drop(Reason::Refused);
+        }
         return Verdict::deliver(seen, &published::forward(node, present, &service, seen, owner));
     }
     let neighbour = node.endpoint(&destination);
@@ -281,6 +289,15 @@ fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     } else {
         Verdict::drop(Reason::NotMasqueraded)
     }
+}
+
+/// Whether it is a new flow to a port that was published for others. Silence is the answer, as of a
+/// firewall: who scans a network learns nothing of what is published there for others.
+#[inline(always)]
+fn refuses<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
+    service.sources != 0
+        && seen.segment.pure_syn()
+        && !node.is_source(&SourceKey { set: service.sources, address: seen.tuple.source })
 }
 
 /// The service published at an address and port of the node; the exact address comes first.
