@@ -64,8 +64,8 @@ pub struct Sets {
     current: BTreeMap<BTreeSet<Prefix>, u32>,
     /// Those that are wanted.
     wanted: BTreeMap<BTreeSet<Prefix>, u32>,
-    /// The highest number so far.
-    highest: u32,
+    /// Every number in use, also of sets that are the same.
+    used: BTreeSet<u32>,
 }
 
 impl Sets {
@@ -78,9 +78,9 @@ impl Sets {
                 by_number.entry(set).or_default().insert(prefix);
             }
         }
-        let highest = by_number.keys().next_back().copied().unwrap_or(0);
+        let used = by_number.keys().copied().collect();
         let current = by_number.into_iter().map(|(set, prefixes)| (prefixes, set)).collect();
-        Self { map, current, wanted: BTreeMap::new(), highest }
+        Self { map, current, wanted: BTreeMap::new(), used }
     }
 
     /// The number of the set of these networks, of which `desired` gets the rows; those of the other
@@ -107,12 +107,11 @@ impl Sets {
 
     /// A number that is in no row; one that just went out of use comes back last.
     fn next(&mut self) -> u32 {
-        if self.highest + 1 < SOURCES_NOBODY {
-            self.highest += 1;
-            return self.highest;
-        }
-        let used: BTreeSet<u32> = self.current.values().chain(self.wanted.values()).copied().collect();
-        (1..SOURCES_NOBODY).find(|set| !used.contains(set)).unwrap_or(SOURCES_NOBODY)
+        let after = self.used.last().map_or(1, |highest| highest + 1);
+        let free = |set: &u32| !self.used.contains(set);
+        let set = (after..SOURCES_NOBODY).chain(1..SOURCES_NOBODY).find(free).unwrap_or(SOURCES_NOBODY);
+        self.used.insert(set);
+        set
     }
 }
 
