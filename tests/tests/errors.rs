@@ -41,8 +41,9 @@ fn what_cannot_be_is_refused_and_stores_nothing() -> Result<()> {
         (create(&["-p", "8080:80", "other"]), vec!["8080", "web"]),
         (create(&["-p", "127.0.0.1:8080:80", "other"]), vec!["8080", "web"]),
         (create(&["-p", "8090:80", "other"]), vec!["8090", us]),
-        (create(&["-p", "80", "other"]), vec!["\"80\"", "8080:80"]),
-        (create(&["-p", "0:80", "other"]), vec!["0:80", "1 to 65535"]),
+        (create(&["-p", "8080-8081:80-81", "other"]), vec!["8080", "web"]),
+        (create(&["-p", "80:", "other"]), vec!["\"80:\"", "8080:80"]),
+        (create(&["-p", "81:0", "other"]), vec!["81:0", "1 to 65535"]),
         (create(&["-p", "70000:80", "other"]), vec!["70000", "1 to 65535"]),
         (create(&["-p", "81:80/sctp", "other"]), vec!["sctp"]),
         (create(&["-p", "host:81:80", "other"]), vec!["host"]),
@@ -193,6 +194,7 @@ fn a_node_that_cannot_run_does_not_start_and_says_why() -> Result<()> {
         (&["--label", "novalue"], &["novalue"]),
         (&["--log-level", "loud"], &["loud"]),
         (&["--log-format", "xml"], &["xml"]),
+        (&["--publish-default", "world"], &["world", "any", "lan", "none"]),
     ];
     for (flags, expected) in cases {
         let said = start_refused(&host.ns, dir.path(), flags)?;

@@ -9,6 +9,8 @@ mod frame;
 mod live;
 #[path = "packets/object.rs"]
 mod object;
+#[path = "packets/sources.rs"]
+mod sources;
 #[path = "packets/testrun.rs"]
 mod testrun;
 #[path = "packets/tun.rs"]

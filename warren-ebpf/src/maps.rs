@@ -6,7 +6,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::abi::{
     Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Local,
-    Return, ReturnKey, Route, Schema, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, capacity,
+    Return, ReturnKey, Route, Schema, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey,
+    capacity,
 };
 
 #[btf_map]
@@ -15,6 +16,8 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 pub static SCHEMA: Array<Schema, 1> = Array::new();
 #[btf_map]
 pub static SVC4: HashMap<ServiceKey<[u8; 4]>, Service, { capacity::SERVICES }> = HashMap::new();
+#[btf_map]
+pub static SRC4: LpmTrie<SourceKey<[u8; 4]>, u32, { capacity::SOURCES }> = LpmTrie::new();
 #[btf_map]
 pub static BACKEND: Array<Backend, { capacity::BACKENDS }> = Array::new();
 #[btf_map]

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{
         Backend, BackendRef, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey, Route,
-        Service, ServiceKey,
+        Service, ServiceKey, SourceKey,
     },
     flow::{
         Search, Table, Tables,
@@ -106,6 +106,11 @@ impl Node for Maps {
     fn service(&self, key: &ServiceKey<V4>) -> Option<Service> {
         // SAFETY: copied at once; the agent replaces services whole.
         unsafe { maps::SVC4.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn is_source(&self, key: &SourceKey<V4>) -> bool {
+        maps::SRC4.get(&Key { prefix_len: 64, data: *key }).is_some()
     }
 
     #[inline(always)]

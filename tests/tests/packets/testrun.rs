@@ -11,8 +11,8 @@ use aya::{
 use warren_ebpf::{
     abi::{
         BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, DropCounter, Flow, FlowKey, Forward, ForwardKey,
-        ICMP, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, TCP, UDP, map,
-        program,
+        ICMP, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, TCP, UDP,
+        map, program,
     },
     flow::{
         decide::{Action, V4, Verdict},
@@ -162,6 +162,12 @@ impl Twins {
         model.links.iter().try_for_each(|(k, v)| links.insert(k, v, 0))?;
         let mut locals = table::<V4, Local>(ebpf, map::LOCAL4)?;
         model.locals.iter().try_for_each(|k| locals.insert(k, Local { ifindex: UPLINK }, 0))?;
+        let sources = ebpf.map_mut(map::SRC4).context("no map SRC4")?;
+        let mut sources = lpm_trie::LpmTrie::<_, SourceKey<V4>, u32>::try_from(sources)?;
+        for (set, net, len) in &model.sources {
+            let key = SourceKey { set: *set, address: *net };
+            sources.insert(&lpm_trie::Key::new(32 + len, key), 1, 0)?;
+        }
         let routes = ebpf.map_mut(map::ROUTE4).context("no map ROUTE4")?;
         let mut routes = lpm_trie::LpmTrie::<_, V4, Route<V4>>::try_from(routes)?;
         for (net, len, value) in &model.routes {
@@ -206,6 +212,12 @@ impl Twins {
             &make(t, protocol, flags, payload(protocol, flags)),
         )?;
         Ok((verdict, read(&out)?))
+    }
+
+    /// How many packets the kernel's programs have dropped for this reason.
+    pub fn drops(&self, reason: Reason) -> Result<u64> {
+        let drops = PerCpuArray::<_, DropCounter>::try_from(self.ebpf.map(map::DROPS).context("map")?)?;
+        Ok(drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum())
     }
 
     /// Checks that both have the same records (times apart).
@@ -367,8 +379,7 @@ fn nobody_outside_reaches_a_container_by_its_own_address() -> Result<()> {
         }
         // What is nobody's passes.
         ensure!(twins.enter(tuple(CLIENT, 5, [10, 64, 9, 9], 80), TCP, SYN)?.0 == Verdict::PASS);
-        let drops = PerCpuArray::<_, DropCounter>::try_from(twins.ebpf.map(map::DROPS).context("map")?)?;
-        let count: u64 = drops.get(&(Reason::Unpublished as u32), 0)?.iter().map(|c| c.packets).sum();
+        let count = twins.drops(Reason::Unpublished)?;
         ensure!(count == sent, "{count} of {sent} are counted");
         twins.same_records()
     })
@@ -542,14 +553,13 @@ fn odd_packets_pass_or_are_counted() -> Result<()> {
         let mut packet = base(inbound);
         packet[0] = 6;
         ensure!(run(&mut twins.ebpf, program::NODE_IN_L2, UPLINK, &packet)? == (-1, packet.clone()));
-        let drops = PerCpuArray::<_, DropCounter>::try_from(twins.ebpf.map(map::DROPS).context("map")?)?;
         for (reason, at_least) in [
             (Reason::Malformed, 10),
             (Reason::Fragment, 2),
             (Reason::Protocol, 2),
             (Reason::NotMasqueraded, 2),
         ] {
-            let count: u64 = drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum();
+            let count = twins.drops(reason)?;
             ensure!(count >= at_least, "{}: {count}", reason.name());
         }
         Ok(())

@@ -10,6 +10,7 @@
 //! | `CONFIG` | array, 1 | 0 → [`Config`] | agent |
 //! | `SCHEMA` | array, 1 | 0 → [`Schema`] | agent, once |
 //! | `SVC4` | hash | [`ServiceKey`] → [`Service`] | agent |
+//! | `SRC4` | LPM trie | [`SourceKey`] → 1 (u32) | agent |
 //! | `BACKEND` | array | backend id → [`Backend`] | agent |
 //! | `MAGLEV` | array | row → [`BackendRef`] | agent |
 //! | `EP4` | hash | container address → [`BackendRef`] | agent |
@@ -197,6 +198,8 @@ pub mod map {
     pub const SCHEMA: &str = "SCHEMA";
     /// Published ports.
     pub const SVC4: &str = "SVC4";
+    /// Whom published ports answer.
+    pub const SRC4: &str = "SRC4";
     /// Backends by id.
     pub const BACKEND: &str = "BACKEND";
     /// Rows of all Maglev tables.
@@ -231,9 +234,9 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map.
-    pub const ALL: [&str; 19] = [
-        CONFIG, SCHEMA, SVC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4, FWD_NEW4,
-        FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, DROPS, EVENTS,
+    pub const ALL: [&str; 20] = [
+        CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
+        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, DROPS, EVENTS,
     ];
 }
 
@@ -242,6 +245,8 @@ pub mod map {
 pub mod capacity {
     /// `SVC4`.
     pub const SERVICES: usize = 16_384;
+    /// `SRC4`: twice what a cluster may publish for, so that new sets are there before old ones go.
+    pub const SOURCES: usize = 16_384;
     /// `BACKEND`: every backend id.
     pub const BACKENDS: usize = 65_536;
     /// `MAGLEV`.
@@ -273,6 +278,7 @@ pub const ABI_HASH: u64 = {
         Schema::HASH,
         ServiceKey::<[u8; 4]>::HASH,
         Service::HASH,
+        SourceKey::<[u8; 4]>::HASH,
         BackendRef::HASH,
         Backend::HASH,
         Local::HASH,

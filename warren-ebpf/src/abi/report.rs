@@ -29,11 +29,13 @@ pub enum Reason {
     Multicast = 9,
     /// Somebody outside sent to a container's own address: only published ports lead in.
     Unpublished = 10,
+    /// A client asked for a port that was published for others.
+    Refused = 11,
 }
 
 impl Reason {
     /// Every reason, in the order of the rows.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Spoofed,
         Self::Protocol,
         Self::Malformed,
@@ -45,6 +47,7 @@ impl Reason {
         Self::Rewrite,
         Self::Multicast,
         Self::Unpublished,
+        Self::Refused,
     ];
 
     /// A short name for tables and metrics.
@@ -62,6 +65,7 @@ impl Reason {
             Self::Rewrite => "rewrite",
             Self::Multicast => "multicast",
             Self::Unpublished => "unpublished",
+            Self::Refused => "refused",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Published ports and what is behind them: `SVC4`, `BACKEND`, `MAGLEV`, and the maps that say
+//! Published ports, whom they answer and what is behind them: `SVC4`, `SRC4`, `BACKEND`, `MAGLEV`, and the maps that say
 //! which container an address (`EP4`) or a device (`LINK`) belongs to.
 
 use crate::layout;
@@ -43,10 +43,10 @@ pub struct BackendRef {
 
 /// What fills a [`Service`] up to a multiple of 8 bytes.
 #[cfg(not(feature = "other-abi"))]
-pub type ServicePad = [u32; 1];
+pub type ServicePad = [u32; 0];
 /// What fills a [`Service`], and more: the layout of a build that tests upgrade to.
 #[cfg(feature = "other-abi")]
-pub type ServicePad = [u32; 3];
+pub type ServicePad = [u32; 2];
 
 layout! {
 /// A published port. Written whole (one update is atomic for readers): to change a table, fill
@@ -66,8 +66,24 @@ pub struct Service {
     pub target: u16,
     /// Zero.
     pub flags: u16,
+    /// The set of sources whose new flows it takes: rows of `SRC4` (and `SRC6`); 0: everybody's.
+    pub sources: u32,
     /// Zero.
     pub pad: ServicePad,
+}
+}
+
+/// [`Service::sources`]: the set that nobody is in.
+pub const SOURCES_NOBODY: u32 = u32::MAX;
+
+layout! {
+/// What follows the prefix's length in a key of `SRC4` (and `SRC6`), a longest-prefix trie: a set's
+/// number (all of it, 32 bits) and the network. A set is never changed: another one takes its place.
+pub struct SourceKey<A> {
+    /// [`Service::sources`].
+    pub set: u32,
+    /// The client's address.
+    pub address: A,
 }
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     abi::{
         Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
-        Service, ServiceKey, TCP, UDP,
+        Service, ServiceKey, SourceKey, TCP, UDP,
     },
     packet::{self, Ip, Packet, Tuple},
 };
@@ -21,6 +21,8 @@ pub type V4 = [u8; 4];
 pub trait Node<A: Address = V4>: Tables<A> {
     /// `SVC4`.
     fn service(&self, key: &ServiceKey<A>) -> Option<Service>;
+    /// Whether `SRC4` has it.
+    fn is_source(&self, key: &SourceKey<A>) -> bool;
     /// Whether it is in `LOCAL4`.
     fn is_local(&self, address: &A) -> bool;
     /// `EP4`; all zero when it is no container's.
@@ -156,8 +158,11 @@ pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &S
     else {
         return Verdict::PASS;
     };
-    let nobody = BackendRef::default();
-    let delivery = published::forward(node, present, &service, seen, nobody, &FromOutside(node));
+    let outside = FromOutside(node);
+    if refuses(node, &service, seen) {
+        return if outside.admits(seen) { Verdict::drop(Reason::Refused) } else { Verdict::PASS };
+    }
+    let delivery = published::forward(node, present, &service, seen, BackendRef::default(), &outside);
     // It shows what one container sends to another by its own address.
     if delivery.tuple.destination == seen.tuple.destination {
         return Verdict::PASS;
@@ -241,8 +246,11 @@ pub fn outbound<A: Address, N: Node<A>>(
         }
         let service = service_at(node, &destination, seen.tuple.destination_port, seen.protocol);
         let Some(service) = service else { return Verdict::PASS };
-        let delivery = published::forward(node, present, &service, seen, owner, &FromContainer(node));
-        return Verdict::deliver(seen, &delivery);
+        let container = FromContainer(node);
+        if refuses(node, &service, seen) {
+            return if container.admits(seen) { Verdict::drop(Reason::Refused) } else { Verdict::PASS };
+        }
+        return Verdict::deliver(seen, &published::forward(node, present, &service, seen, owner, &container));
     }
     let neighbour = node.endpoint(&destination);
     if neighbour.id != 0 {
@@ -312,6 +320,15 @@ fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     } else {
         Verdict::drop(Reason::NotMasqueraded)
     }
+}
+
+/// Whether it is a new flow to a port that was published for others. Silence is the answer, as of a
+/// firewall: who scans a network learns nothing of what is published there for others.
+#[inline(always)]
+fn refuses<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
+    service.sources != 0
+        && seen.begins()
+        && !node.is_source(&SourceKey { set: service.sources, address: seen.tuple.source })
 }
 
 /// The service published at an address and port of the node; the exact address comes first.

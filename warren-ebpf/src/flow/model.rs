@@ -13,7 +13,7 @@ use super::{
 use crate::{
     abi::{
         Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
-        ReturnKey, Route, Service, ServiceKey,
+        ReturnKey, Route, Service, ServiceKey, SourceKey,
     },
     packet::{Bytes, Tuple, rewrite4},
 };
@@ -105,6 +105,8 @@ pub struct Model<A: Address = V4> {
     pub now: u64,
     /// `SVC4`.
     pub services: HashMap<ServiceKey<A>, Service>,
+    /// `SRC4`: set, address, prefix length.
+    pub sources: Vec<(u32, A, u32)>,
     /// `BACKEND`.
     pub backends: HashMap<u32, Backend>,
     /// `MAGLEV`.
@@ -141,6 +143,7 @@ impl<A: Address> Model<A> {
             config: Config::DEFAULT,
             now: 1_000_000_000_000,
             services: HashMap::new(),
+            sources: Vec::new(),
             backends: HashMap::new(),
             maglev: Vec::new(),
             endpoints: HashMap::new(),
@@ -238,6 +241,11 @@ impl<A: Address> Tables<A> for Model<A> {
 impl<A: Address> Node<A> for Model<A> {
     fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
         self.services.get(key).copied()
+    }
+
+    fn is_source(&self, key: &SourceKey<A>) -> bool {
+        let holds = |net: &A, len: u32| common_bits(net.as_ref(), key.address.as_ref()) >= len;
+        self.sources.iter().any(|(set, net, len)| *set == key.set && holds(net, *len))
     }
 
     fn is_local(&self, address: &A) -> bool {

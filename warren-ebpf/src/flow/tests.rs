@@ -25,6 +25,7 @@ mod family;
 mod masquerading;
 mod publishing;
 mod random;
+mod sources;
 mod spoofing;
 mod verdicts;
 

@@ -11,18 +11,21 @@ mod tests;
 
 pub use control::Control;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use async_trait::async_trait;
 
-use crate::model::PortSpec;
+use crate::model::{PortSpec, Protocol};
 
 /// What the node knows of its own addresses and listeners. The API asks before it stores a service;
 /// whoever wires the node together knows how to find out.
 #[async_trait]
 pub trait HostPorts: Send + Sync + 'static {
-    /// The process that listens where `port` would be published ("sshd (pid 712)"), if any.
-    async fn owner(&self, port: PortSpec) -> Option<String>;
+    /// The first of `ports` where a process listens already, and that process ("sshd (pid 712)").
+    async fn owner(&self, ports: Vec<PortSpec>) -> Option<(PortSpec, String)>;
+
+    /// Where processes listen, on whatever address.
+    async fn listening(&self) -> BTreeSet<(Protocol, u16)>;
 
     /// Whether the node has this address.
     fn has_address(&self, address: IpAddr) -> bool;

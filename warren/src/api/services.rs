@@ -1,11 +1,15 @@
 //! How services come into the store and change there. Everything a request may not do is refused
 //! before anything is stored.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
 use tonic::Status;
 
 use super::{Control, control::find, error};
 use crate::{
-    model::{Id, PortSpec, Service, ServiceId, ServiceSpec, Timestamp, validate},
+    ipam,
+    model::{Id, PortSpec, Protocol, Service, ServiceId, ServiceSpec, Timestamp, validate},
     proto::v1,
     store::{Tx, View},
 };
@@ -22,25 +26,68 @@ fn check(spec: &ServiceSpec) -> Result<(), Status> {
     validate::service(spec).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-/// Why another service's ports keep these from being published, if they do.
+/// Why other services keep these ports from being published, if they do.
 fn port_conflict(view: &View, of: ServiceId, ports: &[PortSpec]) -> Option<String> {
-    for other in view.services().filter(|s| s.id != of) {
-        for taken in &other.spec.publish {
-            if let Some(p) = ports.iter().find(|p| p.conflicts(taken)) {
-                let name = &other.spec.name;
-                let cure = if other.removing {
-                    "which is being removed: try again when it is gone".to_owned()
-                } else {
-                    format!("choose another port or remove that service (`warren service rm {name}`)")
-                };
-                return Some(format!(
-                    "port {}/{} is already published by service {name}; {cure}",
-                    p.published, p.protocol
-                ));
-            }
-        }
+    let others = || view.services().filter(|s| s.id != of);
+    let taken: usize = others().map(|s| s.spec.publish.len()).sum();
+    if taken + ports.len() > validate::MAX_PORTS {
+        return Some(format!(
+            "the cluster has {taken} published ports already and room for {}: remove some first",
+            validate::MAX_PORTS
+        ));
     }
-    None
+    let own = ports.iter().map(|p| &p.from);
+    let sets: BTreeSet<&Vec<IpNet>> =
+        others().flat_map(|s| &s.spec.publish).map(|p| &p.from).chain(own).collect();
+    let sources: usize = sets.iter().map(|set| set.len()).sum();
+    if sources > validate::MAX_ALL_SOURCES {
+        return Some(format!(
+            "the cluster's published ports would have {sources} networks in from= and there is room for {}: use wider ones, or the same for several ports",
+            validate::MAX_ALL_SOURCES
+        ));
+    }
+    others().find_map(|other| {
+        let (p, _) = validate::conflict(ports, &other.spec.publish)?;
+        let name = &other.spec.name;
+        let cure = if other.removing {
+            "which is being removed: try again when it is gone".to_owned()
+        } else {
+            format!("choose another port or remove that service (`warren service rm {name}`)")
+        };
+        let (published, protocol) = (p.published, p.protocol);
+        Some(format!("port {published}/{protocol} is already published by service {name}; {cure}"))
+    })
+}
+
+/// What ports that were left open are chosen by.
+#[derive(Clone)]
+struct Choice {
+    /// Where the search begins: anywhere, so that a port which was just given up does not go to the
+    /// next service at once.
+    start: u16,
+    /// Where processes of the node listen.
+    listening: BTreeSet<(Protocol, u16)>,
+}
+
+impl Choice {
+    /// Gives the open ports of a service a number.
+    fn number(&self, view: &View, service: &Service, spec: &mut ServiceSpec) -> Result<(), Status> {
+        let others = || view.services().filter(|s| s.id != service.id).flat_map(|s| &s.spec.publish);
+        let free = PortSpec::FREE;
+        // Only these can be in the way; there may be thousands of others.
+        let near: Vec<&PortSpec> = others().filter(|p| free.contains(&p.published)).collect();
+        let taken = |p: &PortSpec| {
+            self.listening.contains(&(p.protocol, p.published)) || near.iter().any(|o| o.conflicts(p))
+        };
+        if ipam::ports::number(&mut spec.publish, &service.spec.publish, self.start, taken) {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted(format!(
+            "no port of {} to {} is free any more: name one, as in --publish 8080:80",
+            free.start(),
+            free.end()
+        )))
+    }
 }
 
 fn is_leaving(service: &Service, verb: &str) -> Result<(), Status> {
@@ -56,25 +103,37 @@ fn is_leaving(service: &Service, verb: &str) -> Result<(), Status> {
 impl Control {
     /// Whether the node itself has what these ports need: the address, and nobody who listens.
     async fn host_has(&self, ports: impl Iterator<Item = &PortSpec>) -> Result<(), Status> {
-        for port in ports {
+        let ports: Vec<PortSpec> = ports.cloned().collect();
+        for port in &ports {
             if let Some(address) = port.host_ip.filter(|a| !self.host_ports.has_address(*a)) {
                 return Err(Status::failed_precondition(format!(
                     "cannot publish {port}: this node has no address {address}; choose one that `ip address` shows, or leave it away"
                 )));
             }
-            if let Some(owner) = self.host_ports.owner(*port).await {
-                return Err(Status::failed_precondition(format!(
-                    "port {}/{} is in use on this node by {owner}: choose another port or stop that process",
-                    port.published, port.protocol
-                )));
-            }
         }
-        Ok(())
+        let numbered = ports.into_iter().filter(|p| p.published != 0).collect();
+        match self.host_ports.owner(numbered).await {
+            None => Ok(()),
+            Some((port, owner)) => Err(Status::failed_precondition(format!(
+                "port {}/{} is in use on this node by {owner}: choose another port or stop that process",
+                port.published, port.protocol
+            ))),
+        }
+    }
+
+    async fn choice(&self, ports: &[PortSpec]) -> Choice {
+        let listening = if ports.iter().any(|p| p.published == 0) {
+            self.host_ports.listening().await
+        } else {
+            BTreeSet::new()
+        };
+        Choice { start: rand::random(), listening }
     }
 
     /// Stores a new service.
     pub(super) async fn create(&self, spec: ServiceSpec, now: Timestamp) -> Result<Service, Status> {
         self.host_has(spec.publish.iter()).await?;
+        let choice = self.choice(&spec.publish).await;
         let service = Service {
             id: Id::from_random(rand::random()),
             version: 0,
@@ -99,16 +158,20 @@ impl Control {
                         service.spec.name
                     )));
                 }
+                let mut service = service.clone();
+                let mut spec = service.spec.clone();
+                choice.number(tx, &service, &mut spec)?;
+                service.spec = spec;
                 if let Some(why) = port_conflict(tx, service.id, &service.spec.publish) {
                     return Err(Status::failed_precondition(why));
                 }
                 tx.put_service(service.clone());
-                Ok(service.id)
+                Ok(service)
             })
             .await
             .map_err(error::update)?;
         // It can be gone again already: then what was asked for is the answer.
-        Ok(self.store.view().service(stored).map_or(service, |s| s.clone()))
+        Ok(self.store.view().service(stored.id).map_or(stored, |s| s.clone()))
     }
 
     /// Replaces a service's spec, if it still has the version that was read.
@@ -121,6 +184,7 @@ impl Control {
         // Of this version's: with another one nothing is stored.
         self.seal_auth(&mut spec, registry_auth, before.spec.task.registry_auth.as_ref())?;
         self.host_has(spec.publish.iter().filter(|p| !before.spec.publish.contains(p))).await?;
+        let choice = self.choice(&spec.publish).await;
         let changed = self
             .store
             .update(|tx| {
@@ -137,7 +201,9 @@ impl Control {
                         service.spec.name
                     )));
                 }
-                replace(tx, service, spec.clone())
+                let mut spec = spec.clone();
+                choice.number(tx, &service, &mut spec)?;
+                replace(tx, service, spec)
             })
             .await
             .map_err(error::update)?;

@@ -1,6 +1,6 @@
 //! The door against a store that agrees with itself.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -8,7 +8,7 @@ use tonic::{Code, Request};
 
 use super::{Control, HostPorts};
 use crate::{
-    model::{PortSpec, ServiceSpec, TaskSpec},
+    model::{PortSpec, Protocol, ServiceSpec, TaskSpec},
     proto::v1::{self, control_server::Control as _},
     seal::Sealer,
     store::Store,
@@ -18,8 +18,14 @@ struct Sshd;
 
 #[async_trait]
 impl HostPorts for Sshd {
-    async fn owner(&self, port: PortSpec) -> Option<String> {
-        (port.published == 22).then(|| "sshd (pid 712)".to_owned())
+    async fn owner(&self, ports: Vec<PortSpec>) -> Option<(PortSpec, String)> {
+        let ssh = ports.into_iter().find(|p| p.published == 22)?;
+        Some((ssh, "sshd (pid 712)".to_owned()))
+    }
+
+    async fn listening(&self) -> BTreeSet<(Protocol, u16)> {
+        // All but the last two.
+        (30_000..=32_765).map(|port| (Protocol::Tcp, port)).collect()
     }
 
     fn has_address(&self, address: IpAddr) -> bool {
@@ -218,6 +224,85 @@ async fn an_update_that_may_not_be_stores_nothing() {
     ] {
         assert!(e.message().contains("is being removed"), "{e}");
     }
+}
+
+fn published(service: &v1::Service) -> Vec<String> {
+    let spec = ServiceSpec::try_from(service.spec.clone().unwrap()).unwrap();
+    spec.publish.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_port_that_is_left_open_gets_a_free_one_and_keeps_it() {
+    let (store, door) = door();
+    let web = door.create_service(spec("web", &["80", "80/udp"])).await.unwrap().into_inner();
+    let first = published(&web);
+    // Where nobody listens: of TCP two ports are left.
+    let number = first[0].strip_suffix(":80/tcp").unwrap().parse::<u16>().unwrap();
+    assert!([32_766, 32_767].contains(&number), "{first:?}");
+    let api = door.create_service(spec("api", &["80"])).await.unwrap().into_inner();
+    assert_eq!(published(&api), [format!("{}:80/tcp", 32_766 + 32_767 - number)]);
+    let version = store.view().version();
+    let e = door.create_service(spec("third", &["80"])).await.unwrap_err();
+    assert_eq!((e.code(), store.view().version()), (Code::ResourceExhausted, version));
+    assert!(e.message().contains("no port of 30000 to 32767 is free"), "{e}");
+
+    // Asked for the same again, open as it was, nothing changes; nor with another change.
+    let open = |s: &mut v1::ServiceSpec| s.publish.iter_mut().for_each(|p| p.published = 0);
+    let same = door.update_service(update(&web, open)).await.unwrap().into_inner();
+    assert_eq!((&same, store.view().version()), (&web, version));
+    let changed = update(&web, |s| {
+        open(s);
+        s.task.as_mut().unwrap().user = Some("me".into());
+    });
+    let changed = door.update_service(changed).await.unwrap().into_inner();
+    assert_eq!(published(&changed), first);
+    // A rollback has it, too, and one that is given up is free again.
+    assert_eq!(published(&door.rollback_service(back("web")).await.unwrap().into_inner()), first);
+    let now = door.get_service(by_name("web")).await.unwrap().into_inner();
+    door.update_service(update(&now, |s| s.publish.clear())).await.unwrap();
+    let third = door.create_service(spec("third", &["80"])).await.unwrap().into_inner();
+    assert_eq!(published(&third), [first[0].clone()]);
+    let e = door.rollback_service(back("web")).await.unwrap_err();
+    assert!(e.message().contains("already published by service third"), "{e}");
+}
+
+#[tokio::test]
+async fn ports_are_one_for_each_protocol_and_address() {
+    let (_, door) = door();
+    door.create_service(spec("web", &["80:80", "10.0.0.1:81:80"])).await.unwrap();
+    for (name, ports, conflict) in [
+        ("a", "80:80/udp", false),
+        ("b", "80:80/tcp", true),
+        ("c", "81:80", true),
+        ("d", "published=81,target=80,ip=10.0.0.1,from=10.0.0.0/8", true),
+        ("e", "82:80", false),
+    ] {
+        let said = door.create_service(spec(name, &[ports])).await;
+        assert_eq!(said.is_err(), conflict, "{ports}: {said:?}");
+    }
+    let many = |n: u16| {
+        let mut request = spec("many", &[]);
+        let port: v1::PortSpec = "1:1".parse::<PortSpec>().unwrap().into();
+        request.get_mut().spec.as_mut().unwrap().publish =
+            (0..n).map(|i| v1::PortSpec { published: (1000 + i).into(), ..port.clone() }).collect();
+        request
+    };
+    // Four are published.
+    let e = door.create_service(many(16_381)).await.unwrap_err();
+    assert!(e.message().contains("room for 16384"), "{e}");
+    let mut sources = many(33);
+    let mut net = 0u32;
+    for port in &mut sources.get_mut().spec.as_mut().unwrap().publish {
+        port.from = (0..250)
+            .map(|_| {
+                net += 1;
+                std::net::Ipv4Addr::from(net).to_string() + "/32"
+            })
+            .collect();
+    }
+    let e = door.create_service(sources).await.unwrap_err();
+    assert!(e.message().contains("8250 networks in from="), "{e}");
+    door.create_service(many(16_380)).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::{Format, ListArgs};
 
 /// A list to print: column names, and for each row its cells and its JSON.
 pub(super) struct List {
-    columns: &'static [&'static str],
+    columns: Vec<&'static str>,
     rows: Vec<Row>,
 }
 
@@ -17,8 +17,8 @@ struct Row {
 }
 
 impl List {
-    pub(super) fn new(columns: &'static [&'static str]) -> Self {
-        Self { columns, rows: Vec::new() }
+    pub(super) fn new(columns: impl Into<Vec<&'static str>>) -> Self {
+        Self { columns: columns.into(), rows: Vec::new() }
     }
 
     /// Adds a row: what `-q` prints, one cell a column, and the object of `--format json`.
@@ -35,7 +35,7 @@ impl List {
                 let all: Vec<_> = self.rows.iter().map(|r| r.json.clone()).collect();
                 format!("{:#}\n", serde_json::Value::Array(all))
             }
-            (false, Format::Table) => table(self.columns, self.rows.iter().map(|r| r.cells.as_slice())),
+            (false, Format::Table) => table(&self.columns, self.rows.iter().map(|r| r.cells.as_slice())),
         }
     }
 

@@ -5,4 +5,5 @@
 
 pub mod addresses;
 pub mod numbers;
+pub mod ports;
 pub mod subnets;

@@ -31,7 +31,7 @@ pub use id::{ClusterId, Id, IdError, NodeId, ServiceId, TaskId};
 pub use image::{ImageReference, ImageReferenceError};
 pub use network::{Attachment, BackendId, ClusterNetwork, NodeSubnet};
 pub use node::{Availability, Node, NodeDescription, NodeState};
-pub use port::{PortError, PortSpec, Protocol};
+pub use port::{PortSpec, Protocol, PublishDefault, PublishMode};
 pub use service::{RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec};
 pub use task::{ContainerStatus, Health, Task, TaskState, TaskStatus, Writer};
 pub use time::Timestamp;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{NodeId, NodeSubnet, Timestamp};
+use super::{NodeId, NodeSubnet, PublishDefault, Timestamp};
 
 /// What a node says of itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,6 +21,8 @@ pub struct NodeDescription {
     pub memory: u64,
     /// Warren's version.
     pub version: String,
+    /// Whom published ports answer there by default.
+    pub publish_default: PublishDefault,
 }
 
 /// Whether a node takes tasks, as its operator wants it.

@@ -1,10 +1,8 @@
-//! Published ports: `-p [ip:]published:target[/protocol]`.
+//! Published ports. How they are written is in `parse`.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-    str::FromStr,
-};
+use std::{fmt, net::IpAddr, ops::RangeInclusive};
+
+use ipnet::IpNet;
 
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,151 +33,97 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// On which nodes a published port answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum PublishMode {
+    /// On every node of the cluster.
+    #[default]
+    Ingress,
+    /// On those where a task of the service runs.
+    Host,
+}
+
+/// Whom a port answers that was published without an address and without sources: what a node is
+/// told at its start. The node's own processes are let in in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum PublishDefault {
+    /// Every source.
+    #[default]
+    Any,
+    /// Sources in the subnets of the node's own devices, in the ranges that are private by
+    /// definition, and in the cluster's pools.
+    Lan,
+    /// Nobody else.
+    None,
+}
+
+impl PublishDefault {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Lan => "lan",
+            Self::None => "none",
+        }
+    }
+}
+
 /// One published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PortSpec {
-    /// Only on this address of the node; everywhere when `None`.
+    /// Only on this address of the node; on every address of a family for the unspecified one
+    /// (`0.0.0.0`, `::`); everywhere when `None`.
     pub host_ip: Option<IpAddr>,
-    /// The port clients use, 1–65535.
+    /// The port clients use, 1–65535; 0 is one of [`PortSpec::FREE`] that the cluster chooses when
+    /// it stores the service.
     pub published: u16,
     /// The port the container listens on, 1–65535.
     pub target: u16,
     /// The protocol.
     pub protocol: Protocol,
-}
-
-/// Why the text is not a published port.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PortError {
-    /// Not of the form at all.
-    #[error("bad port \"{0}\": write it as [IP:]PUBLISHED:TARGET[/tcp], for example 8080:80")]
-    Form(String),
-    /// A number out of range.
-    #[error("bad port \"{text}\": {number} is not a port; ports are 1 to 65535")]
-    Number {
-        /// What was written.
-        text: String,
-        /// The part that is wrong.
-        number: String,
-    },
-    /// A protocol that is not published.
-    #[error("bad port \"{text}\": protocol {protocol} cannot be published; write /tcp or leave it away")]
-    Protocol {
-        /// What was written.
-        text: String,
-        /// The protocol asked for.
-        protocol: String,
-    },
-    /// An address that is not an IPv4 address.
-    #[error(
-        "bad port \"{text}\": {address} is not an IPv4 address of a node; write for example 192.0.2.1:8080:80"
-    )]
-    Address {
-        /// What was written.
-        text: String,
-        /// The part that is wrong.
-        address: String,
-    },
-}
-
-impl FromStr for PortSpec {
-    type Err = PortError;
-
-    fn from_str(text: &str) -> Result<Self, PortError> {
-        let (ports, protocol) = match text.split_once('/') {
-            None | Some((_, "tcp")) => (text.split('/').next().unwrap_or(text), Protocol::Tcp),
-            Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some((_, other)) => {
-                return Err(PortError::Protocol { text: text.into(), protocol: other.into() });
-            }
-        };
-        let number = |n: &str| match n.parse::<u16>() {
-            Ok(p) if p != 0 && !n.starts_with('+') => Ok(p),
-            _ => Err(PortError::Number { text: text.into(), number: n.into() }),
-        };
-        let mut parts = ports.rsplitn(3, ':');
-        let (Some(target), Some(published)) = (parts.next(), parts.next()) else {
-            return Err(PortError::Form(text.into()));
-        };
-        if target.is_empty() || published.is_empty() {
-            return Err(PortError::Form(text.into()));
-        }
-        let host_ip = match parts.next() {
-            None => None,
-            Some(ip) => match ip.parse::<Ipv4Addr>() {
-                // 0.0.0.0 is how Docker's users write "everywhere".
-                Ok(a) if a.is_unspecified() => None,
-                Ok(a) if !a.is_multicast() && !a.is_broadcast() => Some(IpAddr::V4(a)),
-                _ => return Err(PortError::Address { text: text.into(), address: ip.into() }),
-            },
-        };
-        Ok(Self { host_ip, published: number(published)?, target: number(target)?, protocol })
-    }
-}
-
-impl fmt::Display for PortSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host_ip {
-            Some(IpAddr::V4(a)) => write!(f, "{a}:")?,
-            Some(IpAddr::V6(a)) => write!(f, "[{a}]:")?,
-            None => {}
-        }
-        write!(f, "{}:{}/{}", self.published, self.target, self.protocol)
-    }
+    /// Only clients of these networks; everybody (or what the node's [`PublishDefault`] says, when
+    /// there is no `host_ip` either) when empty.
+    pub from: Vec<IpNet>,
+    /// On which nodes.
+    pub mode: PublishMode,
 }
 
 impl PortSpec {
+    /// What a published port is chosen from when it is left open: Swarm's range below the kernel's
+    /// ephemeral ports.
+    pub const FREE: RangeInclusive<u16> = 30_000..=32_767;
+
     /// Whether two published ports cannot both exist: same port and protocol, and an address in
-    /// common.
+    /// common. One that is still open is in nobody's way.
     #[must_use]
     pub fn conflicts(&self, other: &Self) -> bool {
-        self.published == other.published
+        self.published != 0
+            && self.published == other.published
             && self.protocol == other.protocol
-            && (self.host_ip.is_none() || other.host_ip.is_none() || self.host_ip == other.host_ip)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn forms() {
-        let p: PortSpec = "8080:80".parse().unwrap();
-        assert_eq!((p.host_ip, p.published, p.target, p.protocol), (None, 8080, 80, Protocol::Tcp));
-        assert_eq!("8080:80/tcp".parse(), Ok(p));
-        assert_eq!("0.0.0.0:8080:80".parse(), Ok(p));
-        let q: PortSpec = "127.0.0.1:8080:80".parse().unwrap();
-        assert_eq!(q.host_ip, Some("127.0.0.1".parse().unwrap()));
-        assert_eq!(q.to_string(), "127.0.0.1:8080:80/tcp");
-        for bad in [
-            "",
-            "80",
-            ":",
-            "8080:",
-            ":80",
-            "0:80",
-            "80:0",
-            "65536:80",
-            "80:x",
-            "a:80:80",
-            "8080:80/sctp",
-            "8080:80/",
-            "1.2.3:80:80",
-            "::1:80:80",
-            "+80:80",
-            "8080:80/tcp/tcp",
-        ] {
-            assert!(bad.parse::<PortSpec>().is_err(), "{bad} was accepted");
-        }
+            && match (self.host_ip, other.host_ip) {
+                (Some(a), Some(b)) => {
+                    a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+                }
+                _ => true,
+            }
     }
 
-    #[test]
-    fn conflicts_need_a_common_address() {
-        let p = |s: &str| s.parse::<PortSpec>().unwrap();
-        assert!(p("80:1").conflicts(&p("80:2")));
-        assert!(p("80:1").conflicts(&p("10.0.0.1:80:2")));
-        assert!(!p("10.0.0.2:80:1").conflicts(&p("10.0.0.1:80:2")));
-        assert!(!p("81:1").conflicts(&p("80:2")));
+    /// Whether both are the same port of the same address.
+    #[must_use]
+    pub fn same_place(&self, other: &Self) -> bool {
+        (self.published, self.protocol, self.host_ip) == (other.published, other.protocol, other.host_ip)
+    }
+
+    /// Whether both lead to the same port of the container, from the same address.
+    #[must_use]
+    pub fn same_target(&self, other: &Self) -> bool {
+        (self.target, self.protocol, self.host_ip) == (other.target, other.protocol, other.host_ip)
+    }
+
+    /// Whether it says nothing of who may come in: then [`PublishDefault`] does.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.host_ip.is_none() && self.from.is_empty()
     }
 }

@@ -7,7 +7,8 @@ use super::{
     Sealed, Security, ServiceId, Timestamp, Ulimit,
 };
 
-/// What a user wants of a service. Stored as written; Warren never changes it by itself.
+/// What a user wants of a service. Stored as written, but that published ports which were left open
+/// have a number; Warren never changes it by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// Unique in the cluster; a DNS label (see `validate`).

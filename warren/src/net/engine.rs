@@ -236,8 +236,13 @@ impl Engine {
         let host = netlink.host().await?;
         let current = if loaded.fresh { Ok(Contents::empty()) } else { contents::read(loaded.maps()) };
         let current = current.map_err(|e| NetError::system("read the datapath's maps", e))?;
-        let settings =
-            Settings { node: config.node, cookie, interfaces: config.interfaces, pool: config.pool };
+        let settings = Settings {
+            node: config.node,
+            cookie,
+            interfaces: config.interfaces,
+            publish_default: config.publish_default,
+            pool: config.pool,
+        };
         let attached = find_attached(&settings, &host, &current);
         let reserved = Reserved::new(&config.netns_dir);
         let state = State {

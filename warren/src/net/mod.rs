@@ -7,7 +7,7 @@
 //! and goes on.
 //!
 //! [`start`] runs it; [`Handle`] is how the rest of the node speaks to it. [`preflight()`],
-//! [`port_owner`] and [`reset()`] need no running agent.
+//! [`Listeners`] and [`reset()`] need no running agent.
 
 pub mod attach;
 mod controller;
@@ -33,12 +33,12 @@ use ipnet::Ipv4Net;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Assignment, NodeId};
+use crate::model::{Assignment, NodeId, PublishDefault};
 
 pub use error::NetError;
 pub use handle::{Gate, Handle};
 pub use home::check as check_home;
-pub use owner::port_owner;
+pub use owner::Listeners;
 pub use preflight::{Problem, pool_conflict, preflight};
 pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};
 pub use reset::reset;
@@ -55,6 +55,8 @@ pub struct Config {
     pub netns_dir: PathBuf,
     /// Devices that take part; empty: every device that is not ours.
     pub interfaces: Vec<String>,
+    /// Whom ports answer that were published without an address and sources.
+    pub publish_default: PublishDefault,
     /// The cluster's pool of addresses: what is sent to an address of it that no container has does
     /// not leave the node.
     pub pool: Option<Ipv4Net>,

@@ -13,25 +13,53 @@ use procfs::{
 
 use crate::model::Protocol;
 
-/// The process of this network namespace that has the port, on this address or (`None`) on any:
-/// its name and pid. A listener on every address is in everyone's way.
-#[must_use]
-pub fn port_owner(port: u16, protocol: Protocol, ip: Option<IpAddr>) -> Option<String> {
-    let sockets: Vec<(SocketAddr, u64)> = match protocol {
-        Protocol::Tcp => tcp().into_iter().flatten().collect(),
-        Protocol::Udp => udp().into_iter().flatten().collect(),
-    };
-    let inodes: BTreeSet<u64> = sockets
-        .into_iter()
-        .filter(|(local, _)| local.port() == port && in_the_way(local.ip(), ip))
-        .map(|(_, inode)| inode)
-        .collect();
-    (!inodes.is_empty()).then(|| name_of(&inodes))
+/// The sockets of this network namespace that wait for clients.
+#[derive(Debug)]
+pub struct Listeners {
+    /// With the inode, which tells whose it is.
+    sockets: Vec<(Protocol, SocketAddr, u64)>,
+}
+
+impl Listeners {
+    /// Those that there are now. What cannot be read is left out: this is for advice.
+    #[must_use]
+    pub fn look() -> Self {
+        let tcp = tcp().into_iter().flatten().map(|(at, inode)| (Protocol::Tcp, at, inode));
+        let udp = udp().into_iter().flatten().map(|(at, inode)| (Protocol::Udp, at, inode));
+        Self { sockets: tcp.chain(udp).collect() }
+    }
+
+    /// The process that has the port, on this address or (`None`) on any: its name and pid. A
+    /// listener on every address is in everyone's way.
+    #[must_use]
+    pub fn owner(&self, port: u16, protocol: Protocol, ip: Option<IpAddr>) -> Option<String> {
+        let inodes: BTreeSet<u64> = self
+            .sockets
+            .iter()
+            .filter(|(p, at, _)| *p == protocol && at.port() == port && in_the_way(at.ip(), ip))
+            .map(|(_, _, inode)| *inode)
+            .collect();
+        (!inodes.is_empty()).then(|| name_of(&inodes))
+    }
+
+    /// The ports they wait on.
+    #[must_use]
+    pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
+        self.sockets.iter().map(|(protocol, at, _)| (*protocol, at.port())).collect()
+    }
 }
 
 fn in_the_way(listener: IpAddr, wanted: Option<IpAddr>) -> bool {
     let listener = listener.to_canonical();
-    listener.is_unspecified() || wanted.is_none_or(|w| w.is_unspecified() || w.to_canonical() == listener)
+    let Some(wanted) = wanted.map(|w| w.to_canonical()) else { return true };
+    match listener {
+        // Most of these take IPv4, too; which ones do not is not to be seen.
+        IpAddr::V6(ip) if ip.is_unspecified() => true,
+        _ => {
+            listener.is_ipv4() == wanted.is_ipv4()
+                && (listener.is_unspecified() || wanted.is_unspecified() || listener == wanted)
+        }
+    }
 }
 
 /// The files of the thread's own namespace; `/proc/net` is that of the process's first thread.
@@ -86,6 +114,10 @@ mod tests {
 
     use super::*;
 
+    fn port_owner(port: u16, protocol: Protocol, ip: Option<IpAddr>) -> Option<String> {
+        Listeners::look().owner(port, protocol, ip)
+    }
+
     #[test]
     fn a_listener_is_named_to_those_it_is_in_the_way_of() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -97,7 +129,9 @@ mod tests {
             assert!(owner.ends_with(&me), "{wanted:?}: {owner}");
         }
         assert_eq!(port_owner(port, Protocol::Tcp, ip("127.0.0.2")), None);
+        assert_eq!(port_owner(port, Protocol::Tcp, ip("::")), None);
         assert_eq!(port_owner(port, Protocol::Udp, None), None);
+        assert!(Listeners::look().ports().contains(&(Protocol::Tcp, port)));
         drop(listener);
         assert_eq!(port_owner(port, Protocol::Tcp, None), None);
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Egress,
     EgressKey, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED,
@@ -21,6 +22,7 @@ use super::{
     datapath::{
         contents::{Contents, Opened, WRITTEN},
         desired::{Plan, reference},
+        sources::of_set,
         sys::{RawMap, from_bytes},
     },
     engine::{Engine, unfinished},
@@ -34,6 +36,8 @@ pub struct Published {
     pub service: String,
     /// The port.
     pub port: PortSpec,
+    /// The networks whose clients it answers; everybody when `None`.
+    pub sources: Option<Vec<IpNet>>,
     /// What is behind it on this node.
     pub backends: Vec<PublishedBackend>,
     /// Rows of the Maglev table; 0 for a single backend.
@@ -151,7 +155,8 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
             });
             found.push(Published {
                 service: service.name.clone(),
-                port: *port,
+                port: port.clone(),
+                sources: (row.sources != 0).then(|| of_set(map::SRC4, &state.current, row.sources)),
                 backends: backends.collect(),
                 table_size: row.table_size,
             });

@@ -1,6 +1,7 @@
 //! What the engines need of each other, each in the words of who needs it.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, UdpSocket},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
-    model::{Assignment, Attachment, PortSpec, TaskId},
+    model::{Assignment, Attachment, PortSpec, Protocol, TaskId},
     net,
     worker::executor::{Gate, Network, NetworkError, NetworkNamespace},
 };
@@ -53,10 +54,19 @@ pub(super) struct HostListeners;
 
 #[async_trait]
 impl api::HostPorts for HostListeners {
-    async fn owner(&self, port: PortSpec) -> Option<String> {
-        let look = move || net::port_owner(port.published, port.protocol, port.host_ip);
+    async fn owner(&self, ports: Vec<PortSpec>) -> Option<(PortSpec, String)> {
+        let look = move || {
+            let listeners = net::Listeners::look();
+            let owner = |p: &PortSpec| listeners.owner(p.published, p.protocol, p.host_ip);
+            ports.into_iter().find_map(|p| owner(&p).map(|owner| (p, owner)))
+        };
         // The look walks /proc; it is advice, so a failed look is no owner.
         tokio::task::spawn_blocking(look).await.ok().flatten()
+    }
+
+    async fn listening(&self) -> BTreeSet<(Protocol, u16)> {
+        let look = || net::Listeners::look().ports();
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     fn has_address(&self, address: IpAddr) -> bool {

@@ -9,7 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{NodeError, identity::RuntimeRecord};
 use crate::{
-    model::NodeId,
+    model::{NodeId, PublishDefault},
     net,
     worker::{
         logs::Logs,
@@ -89,6 +89,8 @@ pub struct NodeConfig {
     pub containerd: Containerd,
     /// Devices on which published ports answer; all that are not ours when empty.
     pub interfaces: Vec<String>,
+    /// Whom ports answer that were published without an address and sources.
+    pub publish_default: PublishDefault,
     /// Pool of container addresses, when given.
     pub pool: Option<Ipv4Net>,
     /// The same for IPv6.

@@ -17,5 +17,6 @@ pub(super) fn describe(config: &NodeConfig) -> NodeDescription {
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         memory: procfs::Meminfo::current().map_or(0, |m| m.mem_total),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        publish_default: config.publish_default,
     }
 }

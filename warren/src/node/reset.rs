@@ -8,7 +8,7 @@ use super::{
     identity::DataDir,
     run::net_config,
 };
-use crate::{net, worker::runtime};
+use crate::{model::PublishDefault, net, worker::runtime};
 
 /// Removes the node of `data_dir`: containers, network, data and socket. A directory that is of no
 /// node is left alone. May be repeated until it succeeds.
@@ -38,6 +38,7 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
         socket: socket.to_owned(),
         containerd: Containerd::Found,
         interfaces: Vec::new(),
+        publish_default: PublishDefault::Any,
         pool: None,
         pool6: None,
         name: None,

@@ -228,6 +228,7 @@ pub(super) fn net_config(
         pin_root: layout.pin_root.clone(),
         netns_dir: layout.netns_dir(),
         interfaces: config.interfaces.clone(),
+        publish_default: config.publish_default,
         pool,
     }
 }

@@ -51,7 +51,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
 
 async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
     let answer = context.node_local().await?.list_published(ListPublishedRequest {}).await?.into_inner();
-    let mut list = output::List::new(&["PORT", "SERVICE", "BACKENDS"]);
+    let mut list = output::List::new(&["PORT", "SERVICE", "FROM", "BACKENDS"]);
     for p in answer.ports {
         let port = p.port.unwrap_or_default();
         let protocol = if port.protocol == 17 { "udp" } else { "tcp" };
@@ -75,9 +75,15 @@ async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
             "target": port.target,
             "protocol": protocol,
             "table_size": p.table_size,
+            "sources": p.sources.as_ref().map(|s| &s.networks),
             "backends": backends_json,
         });
-        list.row(name.clone(), vec![name, p.service, backends.join(", ")], json);
+        let from = match &p.sources {
+            None => "any".to_owned(),
+            Some(s) if s.networks.is_empty() => "this node".to_owned(),
+            Some(s) => s.networks.join(", "),
+        };
+        list.row(name.clone(), vec![name, p.service, from, backends.join(", ")], json);
     }
     list.print(args.list)
 }

@@ -62,6 +62,7 @@ fn node_json(n: &Node) -> serde_json::Value {
         "cpus": n.description.cpus,
         "memory": n.description.memory,
         "version": n.description.version,
+        "publish_default": n.description.publish_default.name(),
         "subnet": n.subnet.map(|s| s.v4.to_string()),
         "subnet6": n.subnet.map(|s| s.v6.to_string()),
         "created_at_ms": n.created_at.0,

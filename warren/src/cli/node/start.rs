@@ -4,6 +4,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
     cli::Context,
+    model,
     node::{self, Containerd, LogFormat, NodeConfig},
     worker::runtime::image::Watermarks,
 };
@@ -22,6 +23,10 @@ pub(in crate::cli) struct Args {
     /// device that is not Warren's.
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
+    /// Whom a port answers that is published without an address and sources: everybody (any);
+    /// private addresses and the node's own subnets (lan); the node itself (none).
+    #[arg(long, value_enum, default_value_t, value_name = "WHOM")]
+    publish_default: PublishDefault,
     /// Where the cluster's container addresses are taken from. Fixed once the cluster exists.
     #[arg(long, value_name = "CIDR")]
     pool: Option<Ipv4Net>,
@@ -61,6 +66,25 @@ pub(in crate::cli) struct Args {
     log_format: LogFormat,
 }
 
+/// [`model::PublishDefault`], as it is written.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum PublishDefault {
+    #[default]
+    Any,
+    Lan,
+    None,
+}
+
+impl From<PublishDefault> for model::PublishDefault {
+    fn from(default: PublishDefault) -> Self {
+        match default {
+            PublishDefault::Any => Self::Any,
+            PublishDefault::Lan => Self::Lan,
+            PublishDefault::None => Self::None,
+        }
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((k, v)) if !k.is_empty() => Ok((k.to_owned(), v.to_owned())),
@@ -79,6 +103,7 @@ impl Args {
                 Some(path) => Containerd::Socket(path.into()),
             },
             interfaces: self.interface,
+            publish_default: self.publish_default.into(),
             pool: self.pool,
             pool6: self.pool6,
             name: self.name,

@@ -56,7 +56,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let request = CreateServiceRequest { spec: Some(spec.into()), registry_auth };
     let created = context.control().await?.create_service(request).await?.into_inner();
     let service = Service::try_from(created)?;
-    super::announce(&service, service.spec.publish.iter());
+    super::announce(context, &service, &[]).await?;
     if !wait.detach {
         progress::until_running(context, &service, progress::Failures::All, wait.timeout).await?;
     }
@@ -109,7 +109,8 @@ mod tests {
         for (line, needle) in [
             ("Web --image x", "service name"),
             ("web --image X", "image reference"),
-            ("web --image x -p 80", "bad port"),
+            ("web --image x -p 80:", "bad port"),
+            ("web --image x -p 80-81:80", "same length"),
             ("web --image x -p 80:80 -p 80:81", "already published"),
             ("web --image x -e =x", "environment"),
             ("web --image x --entrypoint \"'\"", "quote"),

@@ -1,6 +1,6 @@
 use crate::{
     cli::{Context, ListArgs, output::List},
-    model::Service,
+    model::{Service, parse},
     proto::v1::ListServicesRequest,
 };
 
@@ -16,7 +16,6 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut list = List::new(&["ID", "NAME", "REPLICAS", "IMAGE", "PORTS"]);
     for row in answer.rows {
         let service = Service::try_from(row.service.unwrap_or_default())?;
-        let ports: Vec<_> = service.spec.publish.iter().map(ToString::to_string).collect();
         let mut json = super::show::service(&service);
         json["running"] = row.running.into();
         let removing = if service.removing { " (removing)" } else { "" };
@@ -27,7 +26,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
                 service.spec.name.clone(),
                 format!("{}/{}{removing}", row.running, service.spec.replicas),
                 service.spec.task.image.familiar(),
-                ports.join(", "),
+                parse::written(&service.spec.publish),
             ],
             json,
         );

@@ -6,6 +6,7 @@ mod inspect;
 mod logs;
 mod ls;
 mod ps;
+mod reach;
 mod rm;
 mod rollback;
 mod scale;
@@ -15,7 +16,8 @@ mod update;
 use clap::Subcommand;
 
 use super::Context;
-use crate::model::{PortSpec, Service, Task};
+use crate::model::Task;
+use reach::announce;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -52,16 +54,6 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Update(args) => update::run(*args, context).await,
         Verb::Rollback(args) => rollback::run(args, context).await,
         Verb::Rm(args) => rm::run(args, context).await,
-    }
-}
-
-/// Says where the programs run before the host's firewall.
-fn announce<'a>(service: &Service, ports: impl Iterator<Item = &'a PortSpec>) {
-    for p in ports.filter(|p| p.host_ip.is_none()) {
-        eprintln!(
-            "{}: port {}/{} is open to every network this node is on, before any host firewall",
-            service.spec.name, p.published, p.protocol
-        );
     }
 }
 

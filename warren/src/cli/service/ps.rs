@@ -5,8 +5,11 @@ use std::{
 
 use crate::{
     cli::{Context, Format, ListArgs, output::List},
-    model::{Health, Task, Timestamp},
-    proto::v1::{ListNodesRequest, ListProbesRequest, ListTasksRequest, ProbeResult, list_probes_response},
+    model::{Health, PortSpec, Service, Task, Timestamp, parse},
+    proto::v1::{
+        ListNodesRequest, ListProbesRequest, ListServicesRequest, ListTasksRequest, ProbeResult,
+        list_probes_response,
+    },
 };
 
 /// List the tasks of services, with the reason of every wait and every end.
@@ -40,6 +43,12 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             tasks.push(Task::try_from(task)?);
         }
     }
+    let services = control.list_services(ListServicesRequest {}).await?.into_inner().rows;
+    let mut ports = HashMap::new();
+    for service in services.into_iter().filter_map(|row| row.service) {
+        let service = Service::try_from(service)?;
+        ports.insert(service.id, service.spec.publish);
+    }
     // Each slot's newest first, as Docker shows a slot's history.
     tasks.sort_by(|a, b| {
         (&a.service_name, a.slot, b.created_at).cmp(&(&b.service_name, b.slot, a.created_at))
@@ -50,6 +59,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .map(|task| Row {
             node: task.node.map(|n| n.to_string()).map(|n| nodes.get(&n).cloned().unwrap_or(n)),
             tried: tried.remove(&task.id.to_string()).unwrap_or_default(),
+            // What has ended answers nowhere.
+            ports: ports.get(&task.service).filter(|_| task.is_live()).cloned().unwrap_or_default(),
             task,
         })
         .collect();
@@ -63,6 +74,8 @@ struct Row {
     task: Task,
     /// Name of its node.
     node: Option<String>,
+    /// What its service publishes.
+    ports: Vec<PortSpec>,
     tried: list_probes_response::Row,
 }
 
@@ -74,6 +87,7 @@ impl Row {
     fn json(&self) -> serde_json::Value {
         let mut json = super::task_json(&self.task);
         json["node_name"] = self.node.clone().into();
+        json["ports"] = self.ports.iter().map(ToString::to_string).collect();
         let health = self.task.status.health;
         json["health"] = (health != Health::None).then(|| health.name()).into();
         json["probe_failures"] = self.tried.failures.into();
@@ -97,13 +111,14 @@ async fn probes(
 }
 
 fn table(rows: &[Row], now: Timestamp) -> List {
-    // Who uses no health checks does not see an empty column.
+    // Who uses no health checks, or publishes nothing, does not see an empty column.
     let health = rows.iter().any(|r| r.task.status.health != Health::None);
-    let mut list = List::new(if health {
-        &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "HEALTH", "REASON"]
-    } else {
-        &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "REASON"]
-    });
+    let ports = rows.iter().any(|r| !r.ports.is_empty());
+    let mut columns = vec!["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE"];
+    columns.extend(health.then_some("HEALTH"));
+    columns.extend(ports.then_some("PORTS"));
+    columns.push("REASON");
+    let mut list = List::new(columns);
     for row in rows {
         let t = &row.task;
         let age = Duration::from_secs(now.since(t.status.at).as_secs());
@@ -117,6 +132,9 @@ fn table(rows: &[Row], now: Timestamp) -> List {
         ];
         if health {
             cells.push(t.status.health.name().to_owned());
+        }
+        if ports {
+            cells.push(parse::written(&row.ports));
         }
         cells.push(t.status.message.clone());
         list.row(t.id.to_string(), cells, row.json());

@@ -22,6 +22,8 @@ pub(super) async fn back(service: &str, wait: WaitArgs, context: &Context) -> an
     let request = RollbackServiceRequest { service: service.to_owned() };
     let answer = context.control().await?.rollback_service(request).await?;
     let service = Service::try_from(answer.into_inner())?;
+    let before = service.previous.as_ref().map(|p| p.publish.as_slice());
+    super::announce(context, &service, before.unwrap_or_default()).await?;
     if !wait.detach {
         progress::until_running(context, &service, progress::Failures::New, wait.timeout).await?;
     }

@@ -89,8 +89,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             answer => break (before, Service::try_from(answer?.into_inner())?),
         }
     };
-    let new = service.spec.publish.iter().filter(|p| !before.spec.publish.contains(p));
-    super::announce(&service, new);
+    super::announce(context, &service, &before.spec.publish).await?;
     if !args.wait.detach {
         progress::until_running(context, &service, progress::Failures::New, args.wait.timeout).await?;
     }

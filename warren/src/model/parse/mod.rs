@@ -8,6 +8,9 @@ mod container;
 mod health;
 mod mount;
 mod numbers;
+mod port;
+#[cfg(test)]
+mod port_test;
 mod security;
 mod signal;
 #[cfg(test)]
@@ -16,6 +19,7 @@ mod tests;
 pub use container::{address, device_target, env_file, host_entry, key_value};
 pub use health::{header, health_command, statuses};
 pub use numbers::{cpus, duration, seconds, size, swap};
+pub use port::{Ports, Run, written};
 pub use security::{SecurityOption, capability, sysctl};
 pub use signal::{signal, signal_name};
 

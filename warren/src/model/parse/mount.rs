@@ -133,7 +133,7 @@ impl Read {
 
 /// The fields of one line of CSV: a field in double quotes may contain commas, and quotes that are
 /// doubled. `None` when a quote is not closed.
-fn fields(text: &str) -> Option<Vec<String>> {
+pub(super) fn fields(text: &str) -> Option<Vec<String>> {
     let mut fields = vec![String::new()];
     let mut chars = text.chars().peekable();
     let mut quoted = false;

@@ -7,6 +7,7 @@
 mod health;
 mod mounts;
 mod pool;
+mod ports;
 mod process;
 mod resources;
 mod security;
@@ -15,11 +16,12 @@ mod tests;
 
 pub use mounts::volume_name;
 pub use pool::{pool, pool6};
+pub use ports::{MAX_ALL_SOURCES, MAX_PORTS, MAX_SOURCES, conflict};
 pub use process::env_entry;
 
 use std::path::{Component, Path};
 
-use super::{NetworkMode, PortSpec, ServiceSpec};
+use super::ServiceSpec;
 
 /// Most replicas one service may ask for.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -72,34 +74,7 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     security::task(&spec.task)?;
     resources::task(&spec.task)?;
     health::check(&spec.task.health)?;
-    ports(spec)
-}
-
-fn ports(spec: &ServiceSpec) -> Result<(), Invalid> {
-    let publish: &[PortSpec] = &spec.publish;
-    for (i, p) in publish.iter().enumerate() {
-        if p.published == 0 || p.target == 0 {
-            return no(format!("bad port {p}: ports are 1 to 65535"));
-        }
-        if let Some(q) = publish[..i].iter().find(|q| p.conflicts(q)) {
-            return no(format!("port {p} is already published as {q} by this service: leave one away"));
-        }
-    }
-    let network = match spec.task.network {
-        NetworkMode::Cluster => return Ok(()),
-        NetworkMode::Host => "host",
-        NetworkMode::None => "none",
-    };
-    match publish.first() {
-        Some(p) => no(format!(
-            "--publish {p} is not possible with --network {network}: {}",
-            match spec.task.network {
-                NetworkMode::Host => "the container's own ports are the node's already; leave --publish away",
-                _ => "nothing can reach the container; leave one of them away",
-            }
-        )),
-        None => Ok(()),
-    }
+    ports::check(spec)
 }
 
 /// A path that means the same wherever it is said: absolute, without `..`.

@@ -27,6 +27,38 @@ fn names_are_dns_labels() {
 
 type Change = fn(&mut ServiceSpec);
 
+fn ports(all: &[&str]) -> Vec<PortSpec> {
+    all.iter().flat_map(|p| p.parse::<parse::Ports>().unwrap().0).collect()
+}
+
+fn port(text: &str) -> PortSpec {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> ipnet::IpNet {
+    text.parse().unwrap()
+}
+
+#[test]
+fn ports_that_can_be_beside_each_other() {
+    let mut spec = spec();
+    for beside in [
+        &["80:80", "81:80"][..],
+        &["80:80/tcp", "80:80/udp"],
+        &["10.0.0.1:80:80", "10.0.0.2:80:80"],
+        &["0.0.0.0:80:80", "[::]:80:80", "[::]:80:80/udp"],
+        &["80", "80", "10.0.0.1::80"],
+    ] {
+        spec.publish = ports(beside);
+        assert_eq!(service(&spec), Ok(()), "{beside:?}");
+    }
+    for (a, b) in
+        [("80:1", "80:2"), ("80:1", "10.0.0.1:80:2"), ("[::]:80:1", "[::1]:80:2"), ("80:1", "[::1]:80:2")]
+    {
+        assert!(port(a).conflicts(&port(b)) && port(b).conflicts(&port(a)), "{a} {b}");
+    }
+}
+
 #[test]
 fn every_rule_has_its_sentence() {
     let rules: &[(Change, &str)] = &[
@@ -36,6 +68,23 @@ fn every_rule_has_its_sentence() {
         (
             |s| s.publish = vec!["80:80".parse().unwrap(), "127.0.0.1:80:81".parse().unwrap()],
             "already published",
+        ),
+        (|s| s.publish = ports(&["80:80", "81:80", "80:80"]), "80:80/tcp is already published as 80:80/tcp"),
+        (|s| s.publish = ports(&["0.0.0.0:80:80", "10.0.0.1:80:81"]), "already published"),
+        (|s| s.publish = vec![PortSpec { target: 0, ..port("80:80") }], "the target is 0"),
+        (|s| s.publish = ports(&["1-16385:1-16385"]), "16385 published ports are too many"),
+        (|s| s.publish = ports(&["224.0.0.1:80:80"]), "multicast"),
+        (|s| s.publish = ports(&["255.255.255.255:80:80"]), "broadcast"),
+        (|s| s.publish = ports(&["[ff02::1]:80:80"]), "multicast"),
+        (|s| s.publish = ports(&["[fe80::1]:80:80"]), "link-local"),
+        (|s| s.publish = ports(&["[::ffff:10.0.0.1]:80:80"]), "in disguise"),
+        (|s| s.publish = ports(&["target=80,from=10.0.0.1/8"]), "write 10.0.0.0/8 (or 10.0.0.1"),
+        (|s| s.publish = ports(&["target=80,ip=10.0.0.1,from=fd00::/8"]), "nobody from fd00::/8"),
+        (
+            |s| {
+                s.publish = vec![PortSpec { from: vec![net("10.0.0.0/8"); MAX_SOURCES + 1], ..port("80:80") }]
+            },
+            "up to 256 networks",
         ),
         (
             |s| {

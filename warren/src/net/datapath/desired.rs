@@ -19,9 +19,12 @@ use super::{
         netlink::host::{Host, Way},
     },
     contents::Contents,
+    sources::{self, Sets},
     tables,
 };
-use crate::model::{Assignment, Attachment, Health, NodeId, ServiceEndpoint, TaskId, TaskState, TaskStatus};
+use crate::model::{
+    Assignment, Attachment, Health, NodeId, PublishDefault, ServiceEndpoint, TaskId, TaskState, TaskStatus,
+};
 
 /// Whether a container takes new connections of published ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct Settings {
     pub cookie: u64,
     /// Devices that take part; all when empty.
     pub interfaces: Vec<String>,
+    /// Whom ports answer that were published without an address and sources.
+    pub publish_default: PublishDefault,
     /// The cluster's pool: an address of it that nobody has must not leave the node.
     pub pool: Option<Ipv4Net>,
 }
@@ -147,7 +152,7 @@ pub fn plan(view: &View<'_>) -> Plan {
     let retire = match view.assignment {
         Some(assignment) => services(view, assignment, &mut desired),
         None => {
-            for m in [map::SVC4, map::MAGLEV] {
+            for m in [map::SVC4, map::SRC4, map::MAGLEV] {
                 *desired.rows_mut(m) = view.current.rows(m).clone();
             }
             Vec::new()
@@ -218,6 +223,7 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
             }
         }
     }
+    let mut sources = Sets::new(map::SRC4, view.current);
     for service in &assignment.services {
         let single = match wanted.get(&service.datapath_id).map(Vec::as_slice) {
             Some([one]) => *one,
@@ -236,6 +242,10 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
                 protocol: port.protocol.number(),
                 pad: 0,
             };
+            let sources = match sources::answered(port, view.settings, view.host) {
+                None => 0,
+                Some(nets) => sources.number(&nets, true, desired),
+            };
             let new = Service {
                 id: service.datapath_id,
                 generation: 0,
@@ -244,6 +254,7 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
                 table_size: table.end - table.start,
                 target: port.target,
                 flags: 0,
+                sources,
                 pad: Default::default(),
             };
             let generation = match view.current.get::<_, Service>(map::SVC4, &key) {

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod links;
 pub mod loader;
 pub mod shape;
+pub mod sources;
 pub mod sys;
 pub mod tables;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use warren_ebpf::abi::{
     Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey, Forward, ForwardKey,
     Layout, Local, Return, ReturnKey, Route, SEED, Schema, Service, ServiceKey, SocketFlow, SocketKey,
-    SocketPeer, capacity, map, mix,
+    SocketPeer, SourceKey, capacity, map, mix,
 };
 
 use super::sys::MapInfo;
@@ -100,6 +100,7 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
         shape(map::CONFIG, ARRAY, index, of::<Config>(), 1),
         shape(map::SCHEMA, ARRAY, index, of::<Schema>(), 1),
         shape(map::SVC4, HASH, of::<ServiceKey<V4>>(), of::<Service>(), n(capacity::SERVICES)),
+        shape(map::SRC4, LPM_TRIE, (SourceKey::<V4>::HASH, 12), (PLAIN, 4), n(capacity::SOURCES)),
         shape(map::BACKEND, ARRAY, index, of::<Backend>(), n(capacity::BACKENDS)),
         shape(map::MAGLEV, ARRAY, index, of::<BackendRef>(), n(capacity::MAGLEV_ROWS)),
         shape(map::EP4, HASH, address, of::<BackendRef>(), n(capacity::CONTAINERS)),

@@ -8,8 +8,8 @@ use std::{
 };
 
 use warren_ebpf::abi::{
-    BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, ROUTE_DROP, Route, Service, ServiceKey,
-    TCP, map,
+    BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, ROUTE_DROP, Route, SOURCES_NOBODY,
+    Service, ServiceKey, TCP, map,
 };
 
 use proptest::prelude::*;
@@ -20,9 +20,12 @@ use super::{
     contents::{ARRAYS, Contents, Maps, Rows, WRITTEN, read, read_known},
     desired::{Attached, Plan, Serving, Settings, View, plan, prefix_key},
     diff::{Change, diff},
+    sources::of_set,
     sys::from_bytes,
 };
-use crate::model::{Assignment, Attachment, NodeId, NodeSubnet, ServiceEndpoint, ServiceId, TaskId};
+use crate::model::{
+    Assignment, Attachment, NodeId, NodeSubnet, PublishDefault, ServiceEndpoint, ServiceId, TaskId,
+};
 
 #[derive(Default)]
 struct Memory(BTreeMap<String, Rows>);
@@ -79,7 +82,13 @@ impl Node {
     fn new() -> Self {
         let node = NodeId::from_random(1);
         Self {
-            settings: Settings { node, cookie: 7, interfaces: vec![], pool: "10.86.0.0/16".parse().ok() },
+            settings: Settings {
+                node,
+                cookie: 7,
+                interfaces: vec![],
+                publish_default: PublishDefault::Any,
+                pool: "10.86.0.0/16".parse().ok(),
+            },
             host: Host::default(),
             attached: BTreeMap::new(),
             assignment: None,
@@ -249,7 +258,7 @@ fn nothing_is_left_of_a_container_that_goes() {
     node.pass();
     node.retired.clear();
     node.pass();
-    for m in [map::SVC4, map::BACKEND, map::MAGLEV, map::EP4, map::LINK] {
+    for m in [map::SVC4, map::SRC4, map::BACKEND, map::MAGLEV, map::EP4, map::LINK] {
         assert!(node.current.rows(m).is_empty(), "{m} is not empty");
     }
 }
@@ -288,6 +297,54 @@ fn without_an_assignment_published_ports_stay_as_they_are() {
     node.pass();
     assert!(before.is_some());
     assert_eq!(node.service(8080, [0; 4]), before);
+}
+
+#[test]
+fn sources_are_there_before_the_port_and_a_changed_set_is_another_one() {
+    let mut node = Node::new();
+    node.assign(1);
+    node.attach(1, Serving::Open);
+    let publish = |node: &mut Node, ports: &[&str]| {
+        let service = &mut node.assignment.as_mut().unwrap().services[0];
+        service.ports = ports.iter().map(|p| p.parse().unwrap()).collect();
+    };
+    let set = |node: &Node, port| node.service(port, [0; 4]).unwrap().sources;
+    let from = |port: u16, nets: &str| format!("published={port},target=80,from={nets}");
+    publish(&mut node, &[&from(80, "10.0.0.0/8"), &from(81, "10.0.0.0/8"), "82:80"]);
+    node.pass();
+    let first = set(&node, 80);
+    assert_eq!((set(&node, 81), set(&node, 82)), (first, 0));
+    assert_ne!(first, 0);
+    assert_eq!(of_set(map::SRC4, &node.current, first), ["10.0.0.0/8".parse().unwrap()]);
+
+    publish(&mut node, &[&from(80, "10.0.0.0/8,192.0.2.1"), &from(81, "10.0.0.0/8"), &from(82, "fd00::/8")]);
+    let changes = node.pass();
+    assert_ne!(set(&node, 80), first);
+    assert_eq!((set(&node, 81), set(&node, 82)), (first, SOURCES_NOBODY));
+    let of = |m: &str| changes.iter().filter(|c| matches!(c, Change::Set { map, .. } if *map == m)).count();
+    assert_eq!((of(map::SRC4), of(map::SVC4)), (2, 2), "{changes:?}");
+    let first_port = changes.iter().position(|c| matches!(c, Change::Set { map: map::SVC4, .. })).unwrap();
+    assert!(changes[first_port..].iter().all(|c| !matches!(c, Change::Set { map: map::SRC4, .. })));
+
+    // Gone only after nobody refers to it.
+    publish(&mut node, &[&from(80, "10.0.0.0/8,192.0.2.1"), "81:80"]);
+    let changes = node.pass();
+    let at = |f: &dyn Fn(&Change) -> bool| changes.iter().position(f).unwrap();
+    let freed = at(&|c| matches!(c, Change::Delete { map: map::SRC4, .. }));
+    assert!(at(&|c| matches!(c, Change::Set { map: map::SVC4, .. })) < freed);
+    assert!(of_set(map::SRC4, &node.current, first).is_empty());
+
+    // The node's default, which follows its devices; until it hears anything all stays as it is.
+    node.settings.publish_default = PublishDefault::None;
+    node.pass();
+    assert_eq!(set(&node, 81), SOURCES_NOBODY);
+    node.settings.publish_default = PublishDefault::Lan;
+    node.pass();
+    assert!(of_set(map::SRC4, &node.current, set(&node, 81)).contains(&"192.168.0.0/16".parse().unwrap()));
+    let before = node.current.rows(map::SRC4).clone();
+    node.assignment = None;
+    node.pass();
+    assert_eq!(*node.current.rows(map::SRC4), before);
 }
 
 #[test]
@@ -362,7 +419,7 @@ proptest! {
                     let template = assignment.services.remove(0);
                     for (i, members) in (0u16..).zip(services) {
                         let members: std::collections::BTreeSet<u8> = members.into_iter().collect();
-                        let mut port = template.ports[0];
+                        let mut port = template.ports[0].clone();
                         port.published += i;
                         assignment.services.push(ServiceEndpoint {
                             datapath_id: u32::from(i) + 1,

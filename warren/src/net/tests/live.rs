@@ -191,9 +191,9 @@ fn the_hosts_own_listener_is_found() {
     let node = world.path("n");
     let owner = namespace::inside(&node, || {
         let _listener = TcpListener::bind("0.0.0.0:8080")?;
-        Ok(crate::net::port_owner(8080, crate::model::Protocol::Tcp, None))
+        Ok(crate::net::Listeners::look().owner(8080, crate::model::Protocol::Tcp, None))
     });
     assert!(owner.unwrap().unwrap().ends_with(&format!("(pid {})", std::process::id())));
     // Not in this namespace.
-    assert_eq!(crate::net::port_owner(8080, crate::model::Protocol::Tcp, None), None);
+    assert_eq!(crate::net::Listeners::look().owner(8080, crate::model::Protocol::Tcp, None), None);
 }

@@ -35,8 +35,8 @@ use super::{
     reset,
 };
 use crate::model::{
-    Assignment, Attachment, NodeId, NodeSubnet, PortSpec, ServiceEndpoint, ServiceId, Task, TaskId, TaskSpec,
-    TaskState, TaskStatus, Timestamp,
+    Assignment, Attachment, NodeId, NodeSubnet, PortSpec, PublishDefault, ServiceEndpoint, ServiceId, Task,
+    TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
 const NODE: &str = "198.18.0.1";
@@ -63,6 +63,7 @@ impl World {
             pin_root: super::pin_root(node),
             netns_dir: PathBuf::from(format!("/run/{name}")),
             interfaces: Vec::new(),
+            publish_default: PublishDefault::Any,
             pool: "10.86.0.0/16".parse().ok(),
         };
         let world = Self { name, config };

@@ -72,6 +72,9 @@ impl node_local_server::NodeLocal for NodeLocal {
                     })
                     .collect(),
                 table_size: p.table_size,
+                sources: p.sources.map(|nets| v1::published::Sources {
+                    networks: nets.iter().map(ToString::to_string).collect(),
+                }),
             })
             .collect();
         Ok(Response::new(v1::ListPublishedResponse { ports }))

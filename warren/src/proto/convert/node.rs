@@ -2,8 +2,11 @@
 
 use super::{ConvertError, owned, parse, parse_net, required};
 use crate::{
-    model::{Availability, Cluster, ClusterNetwork, Node, NodeDescription, NodeState, NodeSubnet, Timestamp},
-    proto::v1::{self, node},
+    model::{
+        Availability, Cluster, ClusterNetwork, Node, NodeDescription, NodeState, NodeSubnet, PublishDefault,
+        Timestamp,
+    },
+    proto::v1::{self, node, node_description},
 };
 
 owned!(NodeDescription, NodeSubnet, Node, Cluster);
@@ -18,6 +21,12 @@ impl From<&NodeDescription> for v1::NodeDescription {
             cpus: d.cpus,
             memory: d.memory,
             version: d.version.clone(),
+            publish_default: match d.publish_default {
+                PublishDefault::Any => node_description::PublishDefault::Any,
+                PublishDefault::Lan => node_description::PublishDefault::Lan,
+                PublishDefault::None => node_description::PublishDefault::Nobody,
+            }
+            .into(),
         }
     }
 }
@@ -32,6 +41,12 @@ impl From<v1::NodeDescription> for NodeDescription {
             cpus: d.cpus,
             memory: d.memory,
             version: d.version,
+            publish_default: match node_description::PublishDefault::try_from(d.publish_default) {
+                Ok(node_description::PublishDefault::Lan) => PublishDefault::Lan,
+                Ok(node_description::PublishDefault::Nobody) => PublishDefault::None,
+                // Of a newer node: what it does is its own to decide, this is for show.
+                Ok(node_description::PublishDefault::Any) | Err(_) => PublishDefault::Any,
+            },
         }
     }
 }

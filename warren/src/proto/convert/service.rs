@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::{ConvertError, container, many, milliseconds, narrow, owned, parse, parse_net, required};
 use crate::{
     model::{
-        PortSpec, Protocol, RestartCondition, RestartPolicy, Sealed, Service, ServiceSpec, TaskSpec,
-        Timestamp,
+        PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Sealed, Service, ServiceSpec,
+        TaskSpec, Timestamp,
     },
-    proto::v1::{self, restart_policy::Condition, task_spec},
+    proto::v1::{self, port_spec, restart_policy::Condition, task_spec},
 };
 
 owned!(PortSpec, RestartPolicy, TaskSpec, ServiceSpec, Service);
@@ -20,6 +20,12 @@ impl From<&PortSpec> for v1::PortSpec {
             published: p.published.into(),
             target: p.target.into(),
             protocol: p.protocol.number().into(),
+            from: p.from.iter().map(ToString::to_string).collect(),
+            mode: match p.mode {
+                PublishMode::Ingress => port_spec::Mode::Ingress,
+                PublishMode::Host => port_spec::Mode::Host,
+            }
+            .into(),
         }
     }
 }
@@ -41,6 +47,15 @@ impl TryFrom<v1::PortSpec> for PortSpec {
                 n => {
                     let why = format_args!("{n} is neither TCP (6) nor UDP (17)");
                     return Err(ConvertError::new("port.protocol", why));
+                }
+            },
+            from: p.from.iter().map(|net| parse_net("port.from", net)).collect::<Result<_, _>>()?,
+            mode: match port_spec::Mode::try_from(p.mode) {
+                Ok(port_spec::Mode::Ingress) => PublishMode::Ingress,
+                Ok(port_spec::Mode::Host) => PublishMode::Host,
+                Err(_) => {
+                    let why = format_args!("{} is not a mode of publishing; update this node", p.mode);
+                    return Err(ConvertError::new("port.mode", why));
                 }
             },
         })

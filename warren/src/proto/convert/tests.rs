@@ -44,8 +44,21 @@ fn port() -> impl Strategy<Value = PortSpec> {
         any::<u128>().prop_map(|b| IpAddr::V6(Ipv6Addr::from(b))),
     ];
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
-    (option::of(ip), any::<u16>(), any::<u16>(), protocol)
-        .prop_map(|(host_ip, published, target, protocol)| PortSpec { host_ip, published, target, protocol })
+    let net = prop_oneof![
+        (any::<u32>(), 0..=32u8).prop_map(|(b, len)| Ipv4Net::new(b.into(), len).unwrap().into()),
+        (any::<u128>(), 0..=128u8).prop_map(|(b, len)| Ipv6Net::new(b.into(), len).unwrap().into()),
+    ];
+    let mode = prop::sample::select(vec![PublishMode::Ingress, PublishMode::Host]);
+    (option::of(ip), any::<u16>(), any::<u16>(), protocol, vec(net, 0..3), mode).prop_map(
+        |(host_ip, published, target, protocol, from, mode)| PortSpec {
+            host_ip,
+            published,
+            target,
+            protocol,
+            from,
+            mode,
+        },
+    )
 }
 
 fn restart() -> impl Strategy<Value = RestartPolicy> {
@@ -292,10 +305,13 @@ prop_compose! {
         availability in prop::sample::select(
             vec![Availability::Active, Availability::Pause, Availability::Drain]),
         state in prop::sample::select(vec![NodeState::Unknown, NodeState::Ready, NodeState::Down]),
+        publish_default in prop::sample::select(
+            vec![PublishDefault::Any, PublishDefault::Lan, PublishDefault::None]),
     ) -> Node {
         let (name, arch, kernel, release) = text;
         let description = NodeDescription {
             name, labels, arch, kernel, cpus: size.0, memory: size.1, version: release,
+            publish_default,
         };
         Node { id, version, description, availability, state, subnet, created_at: Timestamp(at) }
     }

@@ -4,7 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use super::{lists::environment_of, put};
 use crate::model::{
-    Device, Mount, PortSpec, Protocol, Security, ServiceSpec, Ulimit, parse, validate::Invalid,
+    Device, Mount, PortSpec, Security, ServiceSpec, Ulimit,
+    parse::{self, Ports},
+    validate::Invalid,
 };
 
 /// Additions and removals. What is not there is removed without a word, as Docker does; what is
@@ -12,12 +14,18 @@ use crate::model::{
 #[derive(Debug, Default, Clone, clap::Args)]
 #[command(next_help_heading = "Changes of lists (each flag may be given several times)")]
 pub(in crate::cli::service) struct Changes {
-    /// Publish a port.
-    #[arg(short, long, visible_alias = "publish", value_name = "[IP:]PUBLISHED:TARGET[/tcp]")]
-    publish_add: Vec<PortSpec>,
-    /// Publish a port of the container no longer.
-    #[arg(long, value_name = "TARGET[/tcp]", value_parser = target)]
-    publish_rm: Vec<Target>,
+    /// Publish a port, or a range of them, as `create --publish` does; one that is published already
+    /// is published as it says here.
+    #[arg(
+        short,
+        long,
+        visible_alias = "publish",
+        value_name = "[IP:]PUBLISHED[-END]:TARGET[-END][/tcp|udp]"
+    )]
+    publish_add: Vec<Ports>,
+    /// Publish a port of the container no longer; or one of the node's, as in 8080:80.
+    #[arg(long, value_name = "TARGET[-END][/tcp|udp]")]
+    publish_rm: Vec<Ports>,
     /// Set an environment variable; NAME alone takes the value it has here.
     #[arg(short, long, visible_alias = "env", value_name = "NAME=VALUE")]
     env_add: Vec<String>,
@@ -105,25 +113,6 @@ fn label(text: &str) -> Result<(String, String), Invalid> {
     parse::key_value("label", text)
 }
 
-/// A published port, named by what the container listens on, or in full.
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    Port(u16),
-    Exactly(PortSpec),
-}
-
-fn target(text: &str) -> Result<Target, Invalid> {
-    if let Ok(exactly) = text.parse() {
-        return Ok(Target::Exactly(exactly));
-    }
-    match text.strip_suffix("/tcp").unwrap_or(text).parse::<u16>() {
-        Ok(port) if port != 0 && !text.starts_with('+') => Ok(Target::Port(port)),
-        _ => Err(Invalid(format!(
-            "bad port \"{text}\": write the container's port, for example 80, or all of 8080:80"
-        ))),
-    }
-}
-
 impl Changes {
     /// Makes the changes. Reads the files that were named; `environment` knows the variables here.
     pub(in crate::cli::service) fn apply(
@@ -137,14 +126,11 @@ impl Changes {
             put(&mut task.env, entry);
         }
 
-        let leaves = |p: &PortSpec| {
-            self.publish_rm.iter().any(|t| match t {
-                Target::Port(target) => p.target == *target && p.protocol == Protocol::Tcp,
-                Target::Exactly(q) => p == q,
-            })
-        };
-        spec.publish.retain(|p| !leaves(p));
-        add(&mut spec.publish, self.publish_add);
+        let going: Vec<PortSpec> = self.publish_rm.into_iter().flat_map(|p| p.0).collect();
+        spec.publish.retain(|p| !going.iter().any(|gone| is_meant(gone, p)));
+        for port in self.publish_add.into_iter().flat_map(|p| p.0) {
+            publish(&mut spec.publish, port);
+        }
 
         spec.labels.retain(|name, _| !self.label_rm.contains(name));
         spec.labels.extend(self.label_add);
@@ -201,6 +187,31 @@ fn add<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
         if !list.contains(&item) {
             list.push(item);
         }
+    }
+}
+
+/// Whether to take `gone` away means `port`: all that lead to a port of the container where nothing
+/// is said of the node, else the one of the node.
+fn is_meant(gone: &PortSpec, port: &PortSpec) -> bool {
+    let same_end = (gone.target, gone.protocol) == (port.target, port.protocol);
+    match (gone.published, gone.host_ip) {
+        (0, None) => same_end,
+        (0, _) => gone.same_target(port),
+        _ => same_end && gone.same_place(port),
+    }
+}
+
+/// Publishes a port, in place of what is published at the same place. Left open, it is in the place
+/// of one that was chosen for the same target: to say the same twice is no change.
+fn publish(ports: &mut Vec<PortSpec>, new: PortSpec) {
+    let is_it = |old: &PortSpec| match new.published {
+        0 => old.same_target(&new) && (old.published == 0 || PortSpec::FREE.contains(&old.published)),
+        _ => old.same_place(&new),
+    };
+    match ports.iter_mut().find(|old| is_it(old)) {
+        Some(old) if new.published == 0 => *old = PortSpec { published: old.published, ..new },
+        Some(old) => *old = new,
+        None => ports.push(new),
     }
 }
 

@@ -5,15 +5,20 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 
 use super::put;
-use crate::model::{Device, Mount, PortSpec, ServiceSpec, Ulimit, parse, validate};
+use crate::model::{
+    Device, Mount, ServiceSpec, Ulimit,
+    parse::{self, Ports},
+    validate,
+};
 
 /// Flags that may be given several times.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Lists (each flag may be given several times)")]
 pub(in crate::cli::service) struct Lists {
-    /// Publish a port of the service on the node, for every address that reaches it.
-    #[arg(short, long, value_name = "[IP:]PUBLISHED:TARGET[/tcp]")]
-    publish: Vec<PortSpec>,
+    /// Publish a port of the service, or a range of them; without PUBLISHED on a free one of 30000
+    /// to 32767. Or published=…,target=…,protocol=…,ip=…,from=CIDR,mode=ingress|host.
+    #[arg(short, long, value_name = "[IP:]PUBLISHED[-END]:TARGET[-END][/tcp|udp]")]
+    publish: Vec<Ports>,
     /// Set an environment variable; NAME alone takes the value it has here.
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -77,7 +82,7 @@ impl Lists {
         for entry in environment_of(&self.env_file, &self.env, environment)? {
             put(&mut task.env, entry);
         }
-        spec.publish.extend(self.publish);
+        spec.publish.extend(self.publish.into_iter().flat_map(|p| p.0));
         spec.labels.extend(self.label);
         task.labels.extend(self.container_label);
         task.mounts.extend(self.mount);

@@ -140,6 +140,11 @@ fn each_flag_sets_its_field_and_nothing_else() {
             r#"ulimits = [{"hard":20,"name":"nofile","soft":10},{"hard":-1,"name":"core","soft":-1}]"#,
         ),
         ("--publish 8080:80", r#"ports = ["8080:80/tcp"]"#),
+        ("-p 8000-8001:80-81/udp -p 80", r#"ports = ["8000:80/udp","8001:81/udp","0:80/tcp"]"#),
+        (
+            "--publish published=8080,target=80,ip=10.0.0.1,from=10.0.0.0/8,from=192.0.2.1,mode=host",
+            r#"ports = ["published=8080,target=80,protocol=tcp,ip=10.0.0.1,from=10.0.0.0/8,192.0.2.1/32,mode=host"]"#,
+        ),
         ("-e A=1 -e B=x=y -e HERE -e GONE -e A=2", r#"env = ["A=2","B=x=y","HERE=yes"]"#),
         ("--label a=b -l c", r#"labels = {"a":"b","c":""}"#),
         ("--container-label a=b", r#"container_labels = {"a":"b"}"#),
@@ -277,6 +282,29 @@ fn lists_are_added_to_and_taken_from() {
             "-p 82:82 -p 83:83",
         ),
         ("-p 80:80", "--publish-rm 80 --publish-add 8080:80", "-p 8080:80"),
+        // Without a place on the node all that lead to the container's port are meant.
+        (
+            "-p 80:80 -p 8080:80 -p 81:80/udp -p 10.0.0.1:82:80 -p 83:83",
+            "--publish-rm 80",
+            "-p 81:80/udp -p 83:83",
+        ),
+        ("-p 81:80 -p 81:80/udp", "--publish-rm 80/udp", "-p 81:80"),
+        ("-p 80-85:80-85", "--publish-rm 81-83", "-p 80:80 -p 84-85:84-85"),
+        ("-p 80:80 -p 10.0.0.1:81:80", "--publish-rm 10.0.0.1:81:80", "-p 80:80"),
+        ("-p 10.0.0.1:81:80", "--publish-rm 81:80", "-p 10.0.0.1:81:80"),
+        ("--publish published=80,target=80,from=10.0.0.0/8", "--publish-rm 80:80", ""),
+        // What is said of a published port takes the place of what was said.
+        (
+            "-p 80:80 -p 81:81",
+            "--publish-add published=80,target=80,from=10.0.0.0/8",
+            "-p published=80,target=80,from=10.0.0.0/8 -p 81:81",
+        ),
+        ("-p 80:80", "--publish-add 80:8080", "-p 80:8080"),
+        ("-p 80:80", "--publish-add 80:80/udp", "-p 80:80 -p 80:80/udp"),
+        // One that was chosen stays what it is; one that was named is another one.
+        ("-p 30001:80", "--publish-add 80", "-p 30001:80"),
+        ("-p 30001:80", "--publish-add target=80,mode=host", "-p published=30001,target=80,mode=host"),
+        ("-p 8080:80", "--publish-add 80", "-p 8080:80 -p 80"),
         ("--ulimit core=1 --ulimit nproc=2", "--ulimit-rm core --ulimit-add nproc=3", "--ulimit nproc=3"),
         ("--sysctl net.a=1 --sysctl net.b=2", "--sysctl-rm net.a --sysctl-add net.b=3", "--sysctl net.b=3"),
         (
