@@ -26,7 +26,7 @@ impl Load {
     /// # Errors
     /// The client cannot be started.
     pub fn connections(host: &Host, to: &str, rate: u32, seconds: u64) -> Result<Self> {
-        Self::start(host, "cps", to, rate, seconds)
+        Self::start(host, "cps", to, rate, seconds, &[])
     }
 
     /// One stream of numbered records to an echo server, `rate` a second.
@@ -34,16 +34,33 @@ impl Load {
     /// # Errors
     /// The client cannot be started.
     pub fn stream(host: &Host, to: &str, rate: u32, seconds: u64) -> Result<Self> {
-        Self::start(host, "stream", to, rate, seconds)
+        Self::start(host, "stream", to, rate, seconds, &[])
     }
 
-    fn start(host: &Host, kind: &str, to: &str, rate: u32, seconds: u64) -> Result<Self> {
+    /// Numbered datagrams from one socket to an echo server, `rate` a second.
+    ///
+    /// # Errors
+    /// The client cannot be started.
+    pub fn datagrams(host: &Host, to: &str, rate: u32, seconds: u64) -> Result<Self> {
+        Self::start(host, "datagrams", to, rate, seconds, &[])
+    }
+
+    /// The same from a connected socket, which connects again when the kernel ends it.
+    ///
+    /// # Errors
+    /// The client cannot be started.
+    pub fn connected_datagrams(host: &Host, to: &str, rate: u32, seconds: u64) -> Result<Self> {
+        Self::start(host, "datagrams", to, rate, seconds, &["connected"])
+    }
+
+    fn start(host: &Host, kind: &str, to: &str, rate: u32, seconds: u64, more: &[&str]) -> Result<Self> {
         let out = std::env::temp_dir().join(unique(kind));
         let file = File::create(&out)?;
         let child = host
             .ns
             .command(image::testbox()?)?
             .args([kind, to, &rate.to_string(), &seconds.to_string()])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(file)
             .spawn()
@@ -92,7 +109,7 @@ mod tests {
         let child = c.args(words).stdin(Stdio::null()).spawn().unwrap();
         let port: u16 = words[1].parse().unwrap();
         eventually("it listens", Duration::from_secs(5), || {
-            let found = host.ns.run("ss", &["-tlnH", &format!("sport = :{port}")])?;
+            let found = host.ns.run("ss", &["-tulnH", &format!("sport = :{port}")])?;
             if found.is_empty() { anyhow::bail!("not yet") } else { Ok(()) }
         })
         .unwrap();
@@ -138,5 +155,30 @@ mod tests {
         echo.wait().unwrap();
         let broken = broken.finish().unwrap();
         assert_ne!(broken["error"], "", "{broken}");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn numbered_datagrams_show_what_was_lost_and_when() {
+        let mut cluster = Cluster::new().unwrap();
+        let (server, client) = (cluster.host("server").unwrap(), cluster.host("client").unwrap());
+        let mut echo = serve(&server, &["udp-echo", "7"]);
+        let to = format!("{}:7", server.v4);
+        for whole in [Load::datagrams, Load::connected_datagrams] {
+            let whole = whole(&client, &to, 500, 1).unwrap().finish().unwrap();
+            assert_eq!((whole["received"].as_u64(), whole["lost"].as_u64()), (Some(500), Some(0)), "{whole}");
+        }
+        let broken = Load::datagrams(&client, &to, 200, 2).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        cluster.cut(&server).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        cluster.heal(&server).unwrap();
+        let broken = broken.finish().unwrap();
+        let lost = broken["lost"].as_u64().unwrap();
+        assert!((50..200).contains(&lost) && broken["wrong"] == 0, "{broken}");
+        assert!(broken["gaps"][0][0].as_u64().unwrap() >= 300, "{broken}");
+        assert!(broken["longest_gap_ms"].as_u64().unwrap() >= 400, "{broken}");
+        echo.kill().unwrap();
+        echo.wait().unwrap();
     }
 }

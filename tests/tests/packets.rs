@@ -1,6 +1,8 @@
 //! The BPF programs in the kernel: packets through `BPF_PROG_TEST_RUN`, compared with the same
 //! decisions on a node in memory; the object under `bpftool`; and live traffic through namespaces.
 
+#[path = "packets/datagrams.rs"]
+mod datagrams;
 #[path = "packets/frame.rs"]
 mod frame;
 #[path = "packets/live.rs"]
@@ -13,3 +15,5 @@ mod sources;
 mod testrun;
 #[path = "packets/tun.rs"]
 mod tun;
+#[path = "packets/udp.rs"]
+mod udp;

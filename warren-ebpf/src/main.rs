@@ -60,7 +60,7 @@ fn node_in(ctx: &TcContext, offset: u32) -> i32 {
     let Some(config) = maps::CONFIG.get(0) else { return PASS };
     let present = Present { config, now: now() };
     let ifindex = skb.ifindex();
-    let (verdict, ip) = decide::node_in(&Maps, &present, &skb, offset, ifindex);
+    let (verdict, ip) = decide::node_in(&Maps(skb.raw()), &present, &skb, offset, ifindex);
     execute(&mut skb, &present, &verdict, &ip)
 }
 
@@ -73,7 +73,7 @@ pub fn veth_in(ctx: TcContext) -> i32 {
     let verdict = match skb.ethertype() {
         ETHERTYPE_IPV4 => {
             let ifindex = skb.ifindex();
-            let (verdict, ip) = decide::veth_in(&Maps, &present, &skb, ETHERNET, ifindex);
+            let (verdict, ip) = decide::veth_in(&Maps(skb.raw()), &present, &skb, ETHERNET, ifindex);
             return execute(&mut skb, &present, &verdict, &ip);
         }
         ETHERTYPE_ARP => Verdict::PASS,
@@ -86,6 +86,20 @@ pub fn veth_in(ctx: TcContext) -> i32 {
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
     socket::connect4(&ctx);
+    1
+}
+
+/// The node's own processes sending a datagram to a published port.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg4(&ctx);
+    1
+}
+
+/// The node's own processes asking who sent a datagram.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::recvmsg4(&ctx);
     1
 }
 

@@ -6,7 +6,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::abi::{
     Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Local,
-    Return, ReturnKey, Route, Schema, Service, ServiceKey, SocketPeer, SourceKey, capacity,
+    Return, ReturnKey, Route, Schema, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey,
+    capacity,
 };
 
 #[btf_map]
@@ -47,6 +48,9 @@ pub static MASQ_OUT4: LruHashMap<EgressKey<[u8; 4]>, Egress<[u8; 4]>, { capacity
     LruHashMap::new();
 #[btf_map]
 pub static SOCK4: LruHashMap<u64, SocketPeer<[u8; 4]>, { capacity::SOCKETS }> = LruHashMap::new();
+#[btf_map]
+pub static SOCK_UDP4: LruHashMap<SocketKey<[u8; 4]>, SocketFlow<[u8; 4]>, { capacity::SOCKETS }> =
+    LruHashMap::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<DropCounter, { capacity::REASONS }> = PerCpuArray::new();
 // Untyped: libbpf refuses a ring buffer with a value type.

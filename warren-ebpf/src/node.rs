@@ -2,7 +2,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{helpers::bpf_loop, maps::lpm_trie::Key};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as SocketTuple4},
+    helpers::{bpf_loop, bpf_sk_lookup_udp, bpf_sk_release},
+    maps::lpm_trie::Key,
+};
 use warren_ebpf::{
     abi::{
         Backend, BackendRef, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey, Route,
@@ -12,12 +16,22 @@ use warren_ebpf::{
         Search, Table, Tables,
         decide::{Node, V4},
     },
+    packet::Tuple,
 };
 
 use crate::maps;
 
-/// The maps.
-pub struct Maps;
+/// The maps, and the packet in whose network sockets are looked for: null where none are.
+pub struct Maps(pub *mut __sk_buff);
+
+/// Where there is no packet.
+pub const NO_PACKET: Maps = Maps(core::ptr::null_mut());
+
+/// Any network namespace but that of the packet's device has a number from 0 on.
+const THIS_NAMESPACE: u64 = u64::MAX;
+
+/// `bpf_sock::state` of a connected socket, of UDP too.
+const CONNECTED: u32 = 1;
 
 impl Tables<V4> for Maps {
     #[inline(always)]
@@ -84,7 +98,7 @@ impl Tables<V4> for Maps {
 /// One turn of `bpf_loop`: 1 ends it.
 unsafe extern "C" fn turn<S: Search<V4, Maps>>(i: u64, search: *mut S) -> u64 {
     // SAFETY: what `search` above gave to the kernel.
-    if unsafe { &mut *search }.step(&Maps, i as u32) { 1 } else { 0 }
+    if unsafe { &mut *search }.step(&NO_PACKET, i as u32) { 1 } else { 0 }
 }
 
 impl Node for Maps {
@@ -119,5 +133,30 @@ impl Node for Maps {
     #[inline(always)]
     fn route(&self, address: &V4) -> Option<Route<V4>> {
         maps::ROUTE4.get(&Key { prefix_len: 32, data: *address }).copied()
+    }
+
+    #[inline(always)]
+    fn expects(&self, packet: &Tuple<V4>) -> bool {
+        if self.0.is_null() {
+            return false;
+        }
+        let mut tuple = SocketTuple4 {
+            saddr: u32::from_ne_bytes(packet.source),
+            daddr: u32::from_ne_bytes(packet.destination),
+            sport: packet.source_port.to_be(),
+            dport: packet.destination_port.to_be(),
+        };
+        // SAFETY: the packet is valid while the program runs; the kernel reads as many bytes as
+        // told, and what it answers with is given back before the end.
+        unsafe {
+            let size = size_of::<SocketTuple4>() as u32;
+            let socket = bpf_sk_lookup_udp(self.0.cast(), (&raw mut tuple).cast(), size, THIS_NAMESPACE, 0);
+            if socket.is_null() {
+                return false;
+            }
+            let state = (&raw const (*socket).state).read_volatile();
+            bpf_sk_release(socket.cast());
+            state == CONNECTED
+        }
     }
 }

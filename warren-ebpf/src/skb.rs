@@ -19,6 +19,12 @@ impl Skb {
         Self(ctx.as_ptr().cast())
     }
 
+    /// The kernel's own.
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.0
+    }
+
     /// Device it came in by.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {

@@ -5,6 +5,7 @@
 
 mod behave;
 mod client;
+mod datagrams;
 mod http;
 mod load;
 mod look;
@@ -27,6 +28,8 @@ const USAGE: &str = "testbox: commands:
   ignore-term                    does nothing and cannot be ended by SIGTERM
   cps ADDR:PORT RATE SECONDS     opens RATE connections a second, one request each; JSON result
   stream ADDR:PORT RATE SECONDS  one TCP stream of numbered records to an echo server; JSON result
+  datagrams ADDR:PORT RATE SECONDS [connected]
+                                 numbered datagrams to an echo server from one socket; JSON result
   dns SERVER:PORT NAME           asks for an A record over UDP, prints the addresses
   ping ADDR [COUNT]              ICMP echo
   get ADDR:PORT [PATH]           one HTTP request, prints the body
@@ -86,6 +89,12 @@ fn run(words: &[&str]) -> Outcome {
         }
         ["cps", to, rate, seconds] => load::connections(address(to)?, number(rate)?, number(seconds)?),
         ["stream", to, rate, seconds] => load::stream(address(to)?, number(rate)?, number(seconds)?),
+        ["datagrams", to, rate, seconds] => {
+            datagrams::sequence(address(to)?, number(rate)?, number(seconds)?, false)
+        }
+        ["datagrams", to, rate, seconds, "connected"] => {
+            datagrams::sequence(address(to)?, number(rate)?, number(seconds)?, true)
+        }
         ["dns", server, name] => client::dns(address(server)?, name).map(|found| shown(&found)),
         ["ping", to] => client::ping(ip(to)?, 1).map(|found| shown(&found)),
         ["ping", to, count] => client::ping(ip(to)?, number(count)?).map(|found| shown(&found)),

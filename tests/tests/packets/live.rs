@@ -27,8 +27,8 @@ use warren_ebpf::abi::{
 
 use crate::testrun::{alone, classifier, ip, load};
 
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const GATEWAY: &str = "169.254.1.1";
 pub const WAIT: Duration = Duration::from_secs(5);
 pub const MEGABYTES: usize = 8 << 20;
@@ -79,7 +79,7 @@ impl Place {
 /// A node (this thread's namespace) with its programs attached.
 pub struct Site {
     pub ebpf: Ebpf,
-    client: Place,
+    pub client: Place,
     pub containers: Vec<Place>,
 }
 
@@ -163,7 +163,12 @@ impl Site {
 
     /// Leads `published` to `target` of container `id`.
     pub fn publish(&mut self, published: u16, target: u16, id: u32) -> Result<()> {
-        let key = ServiceKey { address: [0; 4], port: published, protocol: TCP, pad: 0 };
+        self.publish_for(TCP, published, target, id)
+    }
+
+    /// The same for a protocol.
+    pub fn publish_for(&mut self, protocol: u8, published: u16, target: u16, id: u32) -> Result<()> {
+        let key = ServiceKey { address: [0; 4], port: published, protocol, pad: 0 };
         let service = Service { single: BackendRef { id, generation: 1 }, target, ..Service::default() };
         Ok(self.table(map::SVC4)?.insert(key, service, 0)?)
     }
@@ -398,15 +403,17 @@ fn a_node_that_forwards_lets_nobody_in() -> Result<()> {
 /// A cgroup of our own under the machine's cgroup2.
 struct Cgroup(PathBuf);
 
+/// Where cgroup2 is mounted.
+pub fn cgroup_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut of_cgroup2 = mounts.filter(|f| f.get(2) == Some(&"cgroup2"));
+    Ok(of_cgroup2.next().context("no cgroup2 is mounted")?[1].into())
+}
+
 impl Cgroup {
     fn new() -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/mounts")?;
-        let root = mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|f| f.get(2) == Some(&"cgroup2"))
-            .context("no cgroup2 is mounted")?[1];
-        let path = PathBuf::from(root).join(format!("warren-packets-{}", std::process::id()));
+        let path = cgroup_root()?.join(format!("warren-packets-{}", std::process::id()));
         fs::create_dir(&path)?;
         Ok(Self(path))
     }

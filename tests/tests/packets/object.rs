@@ -56,6 +56,8 @@ fn bpftool_loads_it_and_prints_named_fields() -> Result<()> {
         program::NODE_IN_L3,
         program::VETH_IN,
         program::SOCK_CONNECT4,
+        program::SOCK_SENDMSG4,
+        program::SOCK_RECVMSG4,
         program::SOCK_GETPEER4,
     ] {
         ensure!(programs.join(name).exists(), "no program {name}");

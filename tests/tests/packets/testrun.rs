@@ -31,7 +31,7 @@ pub const NODE: V4 = [192, 0, 2, 1];
 pub const LAN: V4 = [10, 9, 9, 1];
 pub const CLIENT: V4 = [198, 51, 100, 7];
 pub const REMOTE: V4 = [203, 0, 113, 9];
-const UPLINK: u32 = 2;
+pub const UPLINK: u32 = 2;
 /// What is done to a good packet.
 type Change = Box<dyn Fn(&mut Vec<u8>)>;
 
@@ -73,7 +73,7 @@ pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
     Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 
-fn container(id: u32) -> (V4, u32) {
+pub fn container(id: u32) -> (V4, u32) {
     ([10, 64, 0, 10 + id as u8], 100 + id)
 }
 
@@ -107,7 +107,9 @@ fn node() -> Model {
             service.table = node.maglev.len() as u32;
             node.maglev.extend(maglev::build(&refs, service.table_size));
         }
-        node.services.insert(ServiceKey { address, port, protocol: TCP, pad: 0 }, service);
+        for protocol in [TCP, UDP] {
+            node.services.insert(ServiceKey { address, port, protocol, pad: 0 }, service);
+        }
     }
     node
 }
@@ -115,7 +117,7 @@ fn node() -> Model {
 /// A node twice: in memory and in the kernel.
 pub struct Twins {
     pub model: Model,
-    ebpf: Ebpf,
+    pub ebpf: Ebpf,
 }
 
 impl Twins {
@@ -175,7 +177,7 @@ impl Twins {
     }
 
     /// One packet through both. Checks that verdict, bytes and checksums agree, and returns them.
-    fn pass(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
+    pub fn pass(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
         let (returned, out) = run(&mut self.ebpf, name, ifindex, packet)?;
         let mut expected = packet.to_vec();
         let verdict = match name {
@@ -227,15 +229,18 @@ impl Twins {
             let table = Hash::<_, K, V>::try_from(ebpf.map(name).context("map")?)?;
             Ok(table.iter().collect::<Result<_, _>>()?)
         }
-        let timeless = |mut f: Flow<V4>| {
+        let timeless = |k: &FlowKey<V4>, mut f: Flow<V4>| {
             f.last_seen = 0;
+            if k.protocol == UDP {
+                f.expected = 0;
+            }
             f
         };
         for (name, table) in [(map::FLOW_NEW4, &self.model.flow_new), (map::FLOW_EST4, &self.model.flow_est)]
         {
             let kernel: HashMap<FlowKey<V4>, _> =
-                rows(&self.ebpf, name)?.into_iter().map(|(k, v)| (k, timeless(v))).collect();
-            let model = table.rows().into_iter().map(|(k, v)| (k, timeless(v))).collect();
+                rows(&self.ebpf, name)?.into_iter().map(|(k, v)| (k, timeless(&k, v))).collect();
+            let model = table.rows().into_iter().map(|(k, v)| (k, timeless(&k, v))).collect();
             ensure!(kernel == model, "{name}: kernel {kernel:?}\nmodel {model:?}");
         }
         for (name, table) in [(map::FWD_NEW4, &self.model.fwd_new), (map::FWD_EST4, &self.model.fwd_est)] {
@@ -256,7 +261,7 @@ impl Twins {
 }
 
 /// One packet through a program in the kernel: what it returned, and the packet after it.
-fn run(ebpf: &mut Ebpf, name: &str, ifindex: u32, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
+pub fn run(ebpf: &mut Ebpf, name: &str, ifindex: u32, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
     // struct __sk_buff: ifindex is at byte 40.
     let mut context = [0u8; 192];
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());

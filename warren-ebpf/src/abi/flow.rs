@@ -4,11 +4,12 @@
 
 use crate::layout;
 
-/// `Flow::state`: the client's SYN was forwarded.
+/// `Flow::state`: the client's SYN was forwarded, or UDP that was not answered so far.
 pub const FLOW_OPENING: u8 = 1;
 /// `Flow::state`: the container has answered it.
 pub const FLOW_REPLIED: u8 = 2;
-/// `Flow::state`: the client has acknowledged that. The record moves to `FLOW_EST4`.
+/// `Flow::state`: the client has acknowledged that; UDP: it has gone both ways for a while. The
+/// record moves to `FLOW_EST4`.
 pub const FLOW_ESTABLISHED: u8 = 3;
 /// `Flow::state`: the client has sent its FIN.
 pub const FLOW_CLIENT_FIN: u8 = 4;
@@ -70,7 +71,8 @@ pub struct Flow<A> {
     pub mtu: u16,
     /// While half-open: the sequence number after all that the container has sent, which is what
     /// the client's ACK must name for the flow to be established. Only who sees the container's
-    /// packets knows it. Meaningless before `FLOW_REPLIED`; not kept up to date afterwards.
+    /// packets knows it. Meaningless before `FLOW_REPLIED`; not kept up to date afterwards. Of UDP:
+    /// the second of the monotonic clock in which the flow began.
     pub expected: u32,
     /// Zero.
     pub pad: u32,

@@ -22,6 +22,7 @@
 //! | `MASQ_RET4` | LRU hash | [`ReturnKey`] → [`Return`] | programs |
 //! | `MASQ_OUT4` | LRU hash | [`EgressKey`] → [`Egress`] | programs |
 //! | `SOCK4` | LRU hash | socket cookie (u64) → [`SocketPeer`] | programs |
+//! | `SOCK_UDP4` | LRU hash | [`SocketKey`] → [`SocketFlow`] | programs |
 //! | `DROPS` | per-CPU array | [`Reason`] → [`DropCounter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`] | programs |
 
@@ -161,6 +162,10 @@ pub mod program {
     pub const VETH_IN: &str = "veth_in";
     /// cgroup, connect4.
     pub const SOCK_CONNECT4: &str = "sock_connect4";
+    /// cgroup, sendmsg4.
+    pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
+    /// cgroup, recvmsg4.
+    pub const SOCK_RECVMSG4: &str = "sock_recvmsg4";
     /// cgroup, getpeername4.
     pub const SOCK_GETPEER4: &str = "sock_getpeer4";
 }
@@ -201,15 +206,17 @@ pub mod map {
     pub const MASQ_OUT4: &str = "MASQ_OUT4";
     /// Rewritten sockets of the node's processes.
     pub const SOCK4: &str = "SOCK4";
+    /// Datagrams of the node's processes.
+    pub const SOCK_UDP4: &str = "SOCK_UDP4";
     /// Drop counters.
     pub const DROPS: &str = "DROPS";
     /// Events.
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
-        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, DROPS, EVENTS,
+        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, DROPS, EVENTS,
     ];
 }
 
@@ -236,7 +243,7 @@ pub mod capacity {
     pub const ESTABLISHED: usize = 65_536;
     /// `MASQ_RET4`, `MASQ_OUT4`.
     pub const MASQUERADE: usize = 65_536;
-    /// `SOCK4`.
+    /// `SOCK4`, `SOCK_UDP4`.
     pub const SOCKETS: usize = 16_384;
     /// `DROPS`: with room for reasons to come.
     pub const REASONS: usize = 64;
@@ -265,6 +272,8 @@ pub const ABI_HASH: u64 = {
         EgressKey::<[u8; 4]>::HASH,
         Egress::<[u8; 4]>::HASH,
         SocketPeer::<[u8; 4]>::HASH,
+        SocketKey::<[u8; 4]>::HASH,
+        SocketFlow::<[u8; 4]>::HASH,
         DropCounter::HASH,
         Event::HASH,
     ];

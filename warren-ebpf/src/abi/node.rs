@@ -1,6 +1,7 @@
 //! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); and what
-//! the socket hooks remember (`SOCK4`).
+//! the socket hooks remember (`SOCK4`, `SOCK_UDP4`).
 
+use super::BackendRef;
 use crate::layout;
 
 /// `Route::flags`: whatever matches is dropped (blackhole and unreachable routes, the cluster's
@@ -45,5 +46,40 @@ pub struct SocketPeer<A> {
     pub backend_port: u16,
     /// The backend's address.
     pub backend_address: A,
+}
+}
+
+/// `SocketKey::side`: the record is found by whom the process sends to.
+pub const SOCKET_TO: u16 = 0;
+/// `SocketKey::side`: the record is found by who answers.
+pub const SOCKET_FROM: u16 = 1;
+
+layout! {
+/// Key of `SOCK_UDP4`: what a UDP socket of the node's processes sends to or gets answers from.
+pub struct SocketKey<A> {
+    /// The kernel's number of the socket, never used again.
+    pub cookie: u64,
+    /// The published address that the process names, or the backend's.
+    pub address: A,
+    /// The port that goes with it.
+    pub port: u16,
+    /// `SOCKET_*`: which.
+    pub side: u16,
+    /// Zero.
+    pub pad: A::Fill,
+}
+}
+
+layout! {
+/// Value of `SOCK_UDP4`.
+pub struct SocketFlow<A> {
+    /// Whom it goes to.
+    pub backend: BackendRef,
+    /// The published address that the process names.
+    pub address: A,
+    /// The port that goes with it.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
 }
 }

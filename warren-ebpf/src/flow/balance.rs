@@ -2,7 +2,7 @@
 //! near it when that one is not up.
 
 use super::{Resolved, Search, Tables, hash, resolve};
-use crate::abi::{Address, BACKEND_DRAINING, BACKEND_UP, BackendRef, Service};
+use crate::abi::{Address, BACKEND_DRAINING, BACKEND_UP, BackendRef, Service, UDP};
 
 /// Rows of a Maglev table that are tried for a backend that is up: with half of the backends down
 /// and the table not yet rebuilt, one SYN in four thousand million finds none.
@@ -71,6 +71,36 @@ impl<A: Address, T: Tables<A>> Search<A, T> for Pick {
         }
         false
     }
+}
+
+/// Whether a flow stays with the backend it has. A TCP connection ends with its backend's, so it
+/// stays for as long as that one keeps its flows. UDP has no end: it leaves one that is on its way
+/// out, or does not work, as soon as another is up.
+#[inline(always)]
+pub(super) fn keeps<A: Address>(
+    tables: &impl Tables<A>,
+    service: &Service,
+    protocol: u8,
+    hash: u64,
+    backend: &Resolved<A>,
+) -> bool {
+    if protocol != UDP || backend.state == BACKEND_UP {
+        return backend.serves();
+    }
+    backend.serves() && resolve::<A>(tables, candidate(tables, service, hash)).state != BACKEND_UP
+}
+
+/// The backend for the next datagram of a socket of the node whose last one went to `known`, or to
+/// nobody. `hash` is any number.
+#[inline(always)]
+pub fn choose_again<A: Address>(
+    tables: &impl Tables<A>,
+    service: &Service,
+    hash: u64,
+    known: BackendRef,
+) -> Resolved<A> {
+    let backend = resolve(tables, known);
+    if keeps(tables, service, UDP, hash, &backend) { backend } else { choose(tables, service, hash) }
 }
 
 /// The backend that a new flow gets while all are up.

@@ -1,7 +1,11 @@
 //! The order in which the programs ask their questions, as functions from a packet to a
 //! [`Verdict`]. The same for both families; only the reading of packets is IPv4's.
 
-use super::{Delivery, Present, Resolved, Seen, Tables, masquerade, published, resolve};
+use super::{
+    Delivery, Present, Resolved, Seen, Tables, masquerade,
+    published::{self, Admission},
+    resolve,
+};
 use crate::{
     abi::{
         Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
@@ -27,6 +31,60 @@ pub trait Node<A: Address = V4>: Tables<A> {
     fn link(&self, ifindex: u32) -> BackendRef;
     /// `ROUTE4`, longest prefix.
     fn route(&self, address: &A) -> Option<Route<A>>;
+    /// Whether a UDP socket of the node is connected to the sender of this packet: it waits for it.
+    fn expects(&self, packet: &Tuple<A>) -> bool;
+}
+
+/// Flows that clients outside begin, of a set of sources.
+struct FromOutside<'a, N>(&'a N, u32);
+
+impl<N> FromOutside<'_, N> {
+    /// Whether it is about the node's published ports at all.
+    #[inline(always)]
+    fn concerns<A: Address>(&self, seen: &Seen<A>) -> bool
+    where
+        N: Node<A>,
+    {
+        // A packet that shows one of the node's own addresses as its source came a wrong way; the
+        // kernel knows what to do with it.
+        self.0.is_local(&seen.tuple.destination)
+            && !self.0.is_local(&seen.tuple.source)
+            && !(seen.protocol == UDP && self.0.expects(&seen.tuple))
+    }
+}
+
+impl<A: Address, N: Node<A>> Admission<A> for FromOutside<'_, N> {
+    #[inline(always)]
+    fn admits(&self, seen: &Seen<A>) -> bool {
+        self.concerns(seen) && answers(self.0, self.1, seen)
+    }
+}
+
+/// Flows that containers of a set of sources begin, to an address of the node or to each other.
+struct FromContainer<'a, N>(&'a N, u32);
+
+impl<N> FromContainer<'_, N> {
+    /// As [`FromOutside::concerns`].
+    #[inline(always)]
+    fn concerns<A: Address>(&self, seen: &Seen<A>) -> bool
+    where
+        N: Node<A>,
+    {
+        !(seen.protocol == UDP && self.0.expects(&seen.tuple))
+    }
+}
+
+impl<A: Address, N: Node<A>> Admission<A> for FromContainer<'_, N> {
+    #[inline(always)]
+    fn admits(&self, seen: &Seen<A>) -> bool {
+        self.concerns(seen) && answers(self.0, self.1, seen)
+    }
+}
+
+/// Whether a port that was published for `set` answers the sender of a new flow's first packet.
+#[inline(always)]
+fn answers<A: Address, N: Node<A>>(node: &N, set: u32, seen: &Seen<A>) -> bool {
+    set == 0 || node.is_source(&SourceKey { set, address: seen.tuple.source })
 }
 
 /// What to do with a packet.
@@ -121,29 +179,30 @@ pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &S
             return Verdict::deliver(seen, &answer);
         }
     }
-    if seen.protocol != TCP {
+    if !is_tracked(seen.protocol) {
         return Verdict::PASS;
     }
     let Some(service) = service_at(node, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
     else {
         return Verdict::PASS;
     };
-    // A packet that shows one of the node's own addresses as its source came a wrong way; the
-    // kernel knows what to do with it. Known flows have passed this once.
-    if seen.segment.pure_syn()
-        && (!node.is_local(&seen.tuple.destination) || node.is_local(&seen.tuple.source))
-    {
-        return Verdict::PASS;
-    }
-    if refuses(node, &service, seen) {
+    let nobody = BackendRef::default();
+    let clients = FromOutside(node, service.sources);
+    let delivery = published::forward(node, present, &service, seen, nobody, &clients);
+    if !delivery.exists() && is_refused(node, &service, seen) && clients.concerns(seen) {
         return Verdict::drop(Reason::Refused);
     }
-    let delivery = published::forward(node, present, &service, seen, BackendRef::default());
     // It shows what one container sends to another by its own address.
     if delivery.tuple.destination == seen.tuple.destination {
         return Verdict::PASS;
     }
     Verdict::deliver(seen, &delivery)
+}
+
+/// Whether flows of this protocol are recorded.
+#[inline(always)]
+fn is_tracked(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP)
 }
 
 /// The verdict, unless it leaves to the node's stack what is addressed to a container.
@@ -195,7 +254,7 @@ pub fn outbound<A: Address, N: Node<A>>(
     seen: &Seen<A>,
     owner: BackendRef,
 ) -> Verdict<A> {
-    if seen.protocol == TCP {
+    if is_tracked(seen.protocol) {
         let reply = published::reply(node, present, seen, owner);
         if reply.exists() {
             if reply.flags & FLOW_FROM_CONTAINER == 0 {
@@ -211,15 +270,17 @@ pub fn outbound<A: Address, N: Node<A>>(
     }
     let destination = seen.tuple.destination;
     if node.is_local(&destination) {
-        let service = match seen.protocol {
-            TCP => service_at(node, &destination, seen.tuple.destination_port, seen.protocol),
-            _ => None,
-        };
+        if !is_tracked(seen.protocol) {
+            return Verdict::PASS;
+        }
+        let service = service_at(node, &destination, seen.tuple.destination_port, seen.protocol);
         let Some(service) = service else { return Verdict::PASS };
-        if refuses(node, &service, seen) {
+        let clients = FromContainer(node, service.sources);
+        let delivery = published::forward(node, present, &service, seen, owner, &clients);
+        if !delivery.exists() && is_refused(node, &service, seen) && clients.concerns(seen) {
             return Verdict::drop(Reason::Refused);
         }
-        return Verdict::deliver(seen, &published::forward(node, present, &service, seen, owner));
+        return Verdict::deliver(seen, &delivery);
     }
     let neighbour = node.endpoint(&destination);
     if neighbour.id != 0 {
@@ -249,8 +310,8 @@ pub fn outbound<A: Address, N: Node<A>>(
     }
 }
 
-/// From a container to another one of this node, by its own address. TCP is tracked as if that
-/// address were published: the other container's replies must not be taken for those of a flow of
+/// From a container to another one of this node, by its own address. TCP and UDP are tracked as if
+/// that address were published: the other container's replies must not be taken for those of a flow of
 /// the same client port that came through a published port.
 #[inline(always)]
 fn beside<A: Address, N: Node<A>>(
@@ -265,12 +326,12 @@ fn beside<A: Address, N: Node<A>>(
         return Verdict::drop(Reason::NoRoute);
     }
     let direct = Delivery { tuple: seen.tuple, ifindex: neighbour.ifindex };
-    if seen.protocol != TCP {
+    if !is_tracked(seen.protocol) {
         return Verdict::deliver(seen, &direct);
     }
     let service =
         Service { single: neighbour.backend, target: seen.tuple.destination_port, ..Service::default() };
-    let tracked = published::forward(node, present, &service, seen, owner);
+    let tracked = published::forward(node, present, &service, seen, owner, &FromContainer(node, 0));
     Verdict::deliver(seen, if tracked.exists() { &tracked } else { &direct })
 }
 
@@ -291,13 +352,12 @@ fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     }
 }
 
-/// Whether it is a new flow to a port that was published for others. Silence is the answer, as of a
-/// firewall: who scans a network learns nothing of what is published there for others.
+/// Whether what led nowhere would have begun a flow with a port that was published for others.
+/// Silence is the answer, as of a firewall: who scans a network learns nothing of what is there for
+/// others.
 #[inline(always)]
-fn refuses<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
-    service.sources != 0
-        && seen.segment.pure_syn()
-        && !node.is_source(&SourceKey { set: service.sources, address: seen.tuple.source })
+fn is_refused<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
+    seen.begins() && !answers(node, service.sources, seen)
 }
 
 /// The service published at an address and port of the node; the exact address comes first.

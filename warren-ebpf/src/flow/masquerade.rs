@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, BackendRef, Egress, EgressKey, FLOW_ESTABLISHED, FLOW_OPENING, MASQUERADE_REPLIED, Reason,
-        Return, ReturnKey, TCP,
+        Address, BackendRef, Egress, EgressKey, FLOW_ESTABLISHED, FLOW_OPENING, FlowKey, MASQUERADE_REPLIED,
+        Reason, Return, ReturnKey, TCP,
     },
     packet::Tuple,
 };
@@ -174,6 +174,27 @@ pub fn inbound<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, seen:
     tuple.destination = found.container;
     tuple.destination_port = found.container_port;
     Delivery { tuple, ifindex: backend.ifindex }
+}
+
+/// Whether the container of a flow that is about to begin already talks to the client, from the
+/// very port that the client wants to reach, under the node's address.
+#[inline(always)]
+pub(super) fn talks<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, flow: &FlowKey<A>) -> bool {
+    let key = EgressKey {
+        container: flow.backend,
+        remote: flow.client,
+        container_port: flow.backend_port,
+        remote_port: flow.client_port,
+        protocol: flow.protocol,
+        pad: [0; 3],
+    };
+    let Some(known) = tables.egress().with(&key, |e| *e) else { return false };
+    let live = tables.returns().with(&return_key(&key, known.local, known.local_port), |r| {
+        r.container == key.container
+            && r.container_port == key.container_port
+            && !run_out(present, r, key.protocol)
+    });
+    live == Some(true)
 }
 
 /// Whether the destination of an incoming packet can be a masquerading port: a look at two numbers

@@ -3,13 +3,16 @@
 //! argument; nothing here needs the agent: a record that has run out is one that others may take.
 
 pub mod balance;
+mod birth;
 pub mod decide;
 pub mod hash;
 pub mod masquerade;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
 pub mod published;
+mod record;
 pub mod tcp;
+pub mod udp;
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +20,7 @@ mod tests;
 use crate::{
     abi::{
         Address, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
-        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey,
+        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey, UDP,
     },
     packet::{Ip, Segment, Tuple},
 };
@@ -107,6 +110,13 @@ impl<A: Address> Seen<A> {
     #[must_use]
     pub fn new(ip: &Ip<A>, segment: &Segment, ifindex: u32) -> Self {
         Self { tuple: Tuple::of(ip, segment), protocol: ip.protocol, segment: *segment, ifindex }
+    }
+
+    /// Whether it may be a flow's first packet: a pure SYN, or any UDP.
+    #[inline(always)]
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        self.protocol == UDP || self.segment.pure_syn()
     }
 }
 

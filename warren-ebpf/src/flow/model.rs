@@ -15,7 +15,7 @@ use crate::{
         Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
         ReturnKey, Route, Service, ServiceKey, SourceKey,
     },
-    packet::{Bytes, rewrite4},
+    packet::{Bytes, Tuple, rewrite4},
 };
 
 /// A map that forgets what was used least recently when it is full.
@@ -119,6 +119,8 @@ pub struct Model<A: Address = V4> {
     pub locals: Vec<A>,
     /// `ROUTE4`: address, prefix length, route.
     pub routes: Vec<(A, u32, Route<A>)>,
+    /// What the peers of the node's connected UDP sockets send.
+    pub expected: Vec<Tuple<A>>,
     /// `FLOW_NEW4`.
     pub flow_new: Lru<FlowKey<A>, Flow<A>>,
     /// `FLOW_EST4`.
@@ -148,6 +150,7 @@ impl<A: Address> Model<A> {
             links: HashMap::new(),
             locals: Vec::new(),
             routes: Vec::new(),
+            expected: Vec::new(),
             flow_new: Lru::new(half_open),
             flow_est: Lru::new(established),
             fwd_new: Lru::new(half_open),
@@ -263,6 +266,10 @@ impl<A: Address> Node<A> for Model<A> {
             .filter(|(net, len, _)| common_bits(net.as_ref(), address.as_ref()) >= *len)
             .max_by_key(|(_, len, _)| *len)
             .map(|(_, _, route)| *route)
+    }
+
+    fn expects(&self, packet: &Tuple<A>) -> bool {
+        self.expected.contains(packet)
     }
 }
 

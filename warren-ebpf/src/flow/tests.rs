@@ -20,6 +20,7 @@ macro_rules! of_both_families {
     };
 }
 
+mod datagrams;
 mod family;
 mod masquerading;
 mod publishing;
@@ -74,6 +75,11 @@ fn node<A: Family>(containers: u32) -> Model<A> {
 
 /// Publishes `port` at `address` (all zero: everywhere), leading to port 80 of `backends`.
 fn publish<A: Family>(node: &mut Model<A>, address: A, port: u16, backends: &[u32]) {
+    publish_for(node, TCP, address, port, backends);
+}
+
+/// The same for a protocol.
+fn publish_for<A: Family>(node: &mut Model<A>, protocol: u8, address: A, port: u16, backends: &[u32]) {
     let refs: Vec<_> = backends.iter().map(|id| backend_ref(*id)).collect();
     let mut service = Service { id: u32::from(port), target: 80, ..Service::default() };
     match refs[..] {
@@ -85,7 +91,7 @@ fn publish<A: Family>(node: &mut Model<A>, address: A, port: u16, backends: &[u3
             node.maglev.extend(maglev::build(&refs, service.table_size));
         }
     }
-    node.services.insert(ServiceKey { address, port, protocol: TCP, pad: 0 }, service);
+    node.services.insert(ServiceKey { address, port, protocol, pad: 0 }, service);
 }
 
 fn set_state<A: Family>(node: &mut Model<A>, id: u32, state: u8) {

@@ -19,7 +19,7 @@ use super::{
     datapath::{
         apply::apply,
         bpffs,
-        contents::{self, Contents},
+        contents::{self, Contents, Rows},
         desired::{self, Attached, Plan, Serving, Settings, View, plan},
         diff::{Change, diff},
         links::Hook,
@@ -31,6 +31,7 @@ use super::{
     netlink::{Monitor, Netlink, host::Host},
     report,
     reserved::Reserved,
+    sockets::{self, SockDiag},
 };
 use crate::model::{Assignment, Attachment, TaskId};
 
@@ -60,6 +61,7 @@ pub(super) struct Engine {
     pub(super) assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Something asks for a pass.
     pub(super) wake: Notify,
+    sockets: Arc<SockDiag>,
     state: Mutex<State>,
     links: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
@@ -86,6 +88,10 @@ pub(super) struct State {
     /// Whether our programs are in the place of an earlier agent's.
     switched: bool,
     reserved: Reserved,
+    /// The backends that the node's own sockets were last looked at for.
+    looked_at: Rows,
+    /// Told already that connected UDP sockets cannot be ended.
+    told: bool,
 }
 
 impl State {
@@ -226,6 +232,7 @@ impl Engine {
             netns_cookie().map_err(|e| NetError::system("learn the network namespace's cookie", e))?;
         let netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
+        let sockets = SockDiag::open().map_err(|e| NetError::system("open a socket of sock_diag", e))?;
         let host = netlink.host().await?;
         let current = if loaded.fresh { Ok(Contents::empty()) } else { contents::read(loaded.maps()) };
         let current = current.map_err(|e| NetError::system("read the datapath's maps", e))?;
@@ -251,6 +258,8 @@ impl Engine {
             mended: BTreeMap::new(),
             switched: false,
             reserved,
+            looked_at: Rows::new(),
+            told: false,
         };
         let engine = Arc::new(Self {
             settings,
@@ -259,6 +268,7 @@ impl Engine {
             monitor,
             assignment,
             wake: Notify::new(),
+            sockets: Arc::new(sockets),
             state: Mutex::new(state),
             links: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
@@ -306,8 +316,42 @@ impl Engine {
         for task in unfinished {
             self.mend(task, mtu).await;
         }
+        self.end_sockets().await?;
         if let Some(a) = assignment {
             self.generation.send_replace(a.generation);
+        }
+        Ok(())
+    }
+
+    /// Ends connected UDP sockets of the node's processes that lead to a backend which they should
+    /// leave. Only when the backends are others than at the last look.
+    async fn end_sockets(&self) -> Result<(), NetError> {
+        let (contents, map) = {
+            let mut state = self.state();
+            let backends = state.current.rows(map::BACKEND);
+            if *backends == state.looked_at {
+                return Ok(());
+            }
+            state.looked_at = backends.clone();
+            (state.current.clone(), Arc::clone(state.loaded.map(map::SOCK_UDP4)))
+        };
+        let diag = Arc::clone(&self.sockets);
+        let end = move || {
+            let leading = sockets::abandoned(&map, &contents)?;
+            if leading.is_empty() { Ok(0) } else { diag.end(&leading) }
+        };
+        match tokio::task::spawn_blocking(end).await.map_err(|_| NetError::Stopped)? {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(ended, "ended connected UDP sockets whose backend is going or gone"),
+            // A kernel without it, or without a module: all else works.
+            Err(e) => {
+                let told = std::mem::replace(&mut self.state().told, true);
+                if !told {
+                    tracing::warn!(
+                        "this kernel does not end UDP sockets of this node's processes (CONFIG_INET_DIAG_DESTROY, udp_diag): one that is connected to a published port must connect again when its container is replaced: {e}"
+                    );
+                }
+            }
         }
         Ok(())
     }
@@ -410,6 +454,8 @@ impl Engine {
         link::remove(&self.netlink, &self.netns_dir, task).await?;
         self.state().loaded.links().sweep()?;
         drop(links);
+        // While it is still known which sockets lead to it.
+        self.end_sockets().await?;
         if let Some(a) = gone {
             // After the link: no packet of the container makes a flow any more.
             tokio::task::spawn_blocking(move || report::purge(&maps, &a.attachment))

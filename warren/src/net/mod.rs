@@ -23,6 +23,7 @@ mod preflight;
 mod report;
 mod reserved;
 mod reset;
+mod sockets;
 #[cfg(test)]
 mod tests;
 

@@ -13,7 +13,7 @@ use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Egress,
     EgressKey, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED,
     FLOW_RESET, FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, MASQUERADE_REPLIED, Return, ReturnKey,
-    Service, ServiceKey, SocketPeer, TCP, UDP, map,
+    Service, ServiceKey, SocketFlow, SocketPeer, TCP, UDP, map,
 };
 
 use super::{
@@ -298,6 +298,7 @@ pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
                     && v.len() == size_of::<Egress<V4>>()
             }
             map::SOCK4 => from_bytes::<SocketPeer<[u8; 4]>>(v).is_some_and(|s| s.backend_address == address),
+            map::SOCK_UDP4 => from_bytes::<SocketFlow<[u8; 4]>>(v).is_some_and(|s| s.backend == own),
             _ => false,
         };
         if !super::datapath::shape::FLOWS.contains(name) {

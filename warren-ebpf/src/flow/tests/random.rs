@@ -10,7 +10,7 @@ use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD};
 #[derive(Debug, Clone)]
 enum Step {
     /// A client sends to a published port.
-    Client { client: u8, port: u8, published: u8, flags: u8 },
+    Client { client: u8, port: u8, published: u8, flags: u8, udp: bool },
     /// A container answers the conversation that it has seen `which`-th.
     Answer { which: prop::sample::Index, flags: u8 },
     /// A container talks to the outside.
@@ -32,8 +32,9 @@ fn flags() -> impl Strategy<Value = u8> {
 fn step() -> impl Strategy<Value = Step> {
     let which = any::<prop::sample::Index>;
     prop_oneof![
-        8 => (0u8..3, 0u8..4, 0u8..4, flags())
-            .prop_map(|(client, port, published, flags)| Step::Client { client, port, published, flags }),
+        8 => (0u8..3, 0u8..4, 0u8..4, flags(), any::<bool>()).prop_map(|(client, port, published, flags, udp)| {
+            Step::Client { client, port, published, flags, udp }
+        }),
         8 => (which(), flags()).prop_map(|(which, flags)| Step::Answer { which, flags }),
         4 => (1u8..4, 0u8..4, flags(), any::<bool>()).prop_map(|(id, port, flags, udp)| Step::Out { id, port, flags, udp }),
         4 => (which(), flags()).prop_map(|(which, flags)| Step::Back { which, flags }),
@@ -60,65 +61,71 @@ fn no_packet_goes_astray<A: Family>(steps: Vec<Step>, small: bool) -> Result<(),
         node.masq_out = crate::flow::model::Lru::new(3);
     }
     node.config.masquerade_last = node.config.masquerade_first + 5;
-    publish(&mut node, A::ZERO, 8080, &[1, 2, 3]);
-    publish(&mut node, A::LAN, 8081, &[1]);
-    publish(&mut node, A::ZERO, 8082, &[1, 2]);
-    // What containers, or the outside, have last seen: (container, tuple inside) -> tuple outside.
-    let mut inside: HashMap<(u32, Tuple<A>), Tuple<A>> = HashMap::new();
-    let mut seen: Vec<(u32, Tuple<A>)> = Vec::new();
+    for protocol in [TCP, UDP] {
+        publish_for(&mut node, protocol, A::ZERO, 8080, &[1, 2, 3]);
+        publish_for(&mut node, protocol, A::LAN, 8081, &[1]);
+        publish_for(&mut node, protocol, A::ZERO, 8082, &[1, 2]);
+    }
+    // What containers, or the outside, have last seen: (protocol, container, tuple inside) -> tuple
+    // outside.
+    let mut inside: HashMap<(u8, u32, Tuple<A>), Tuple<A>> = HashMap::new();
+    let mut seen: Vec<(u8, u32, Tuple<A>)> = Vec::new();
     let mut outside: HashMap<(u8, Tuple<A>), Owner<A>> = HashMap::new();
     let mut sent: Vec<(u8, Tuple<A>)> = Vec::new();
     for step in steps {
         match step {
-            Step::Client { client, port, published, flags } => {
+            Step::Client { client, port, published, flags, udp } => {
+                let protocol = if udp { UDP } else { TCP };
                 let (address, number) = [(A::NODE, 8080), (A::LAN, 8080), (A::LAN, 8081), (A::NODE, 8082)]
                     [usize::from(published)];
                 let t = tuple(A::stranger(client.into()), 1000 + u16::from(port), address, number);
                 let mut before = node.flow_new.rows();
                 before.extend(node.flow_est.rows());
-                let (verdict, shown) = enter(&node, t, TCP, flags);
+                let (verdict, shown) = enter(&node, t, protocol, flags);
                 prop_assert!(matches!(verdict.action, Action::Pass | Action::Container));
                 if let Some(id) = reached(&verdict) {
                     let backend = node.backends[&id];
                     prop_assert!(matches!(backend.state, BACKEND_UP | BACKEND_DRAINING | BACKEND_HELD));
                     if backend.state == BACKEND_HELD {
-                        let known = inside.iter().any(|((b, _), o)| *b == id && *o == t);
+                        let known = inside.iter().any(|((p, b, _), o)| (*p, *b, *o) == (protocol, id, t));
                         prop_assert!(known, "a new flow of a held one");
                     }
                     prop_assert_eq!(
                         (shown.source, shown.destination, shown.destination_port),
                         (t.source, A::of(&backend), 80)
                     );
-                    if flags & (SYN | ACK | FIN | RST) != SYN {
-                        prop_assert!(inside.values().any(|o| *o == t), "it never began with a SYN");
+                    if !udp && flags & (SYN | ACK | FIN | RST) != SYN {
+                        let known = inside.iter().any(|((p, ..), o)| (*p, *o) == (protocol, t));
+                        prop_assert!(known, "it never began with a SYN");
                     }
                     // Nobody's live record was taken for it.
                     let had = before.iter().find(|(k, _)| {
-                        (k.client, k.client_port, k.backend)
-                            == (shown.source, shown.source_port, shown.destination)
+                        (k.protocol, k.client, k.client_port, k.backend)
+                            == (protocol, shown.source, shown.source_port, shown.destination)
                     });
                     if let Some((_, had)) = had
                         && had.backend.generation == backend.generation
                         && (had.client_port, had.published, had.published_port)
                             != (t.source_port, t.destination, t.destination_port)
                     {
-                        let patience = crate::flow::tcp::patience(had.state, &node.config);
+                        let patience = crate::flow::record::patience(&node.present(), protocol, had.state);
                         prop_assert!(crate::flow::expired(&node.present(), had.last_seen, patience));
                     }
-                    inside.insert((id, shown), t);
-                    seen.push((id, shown));
+                    inside.insert((protocol, id, shown), t);
+                    seen.push((protocol, id, shown));
                 }
             }
             Step::Answer { which, flags } => {
                 if seen.is_empty() {
                     continue;
                 }
-                let (id, shown) = *which.get(&seen);
-                let (verdict, told) = leave(&node, id, reversed(shown), TCP, flags);
+                let (protocol, id, shown) = *which.get(&seen);
+                let (verdict, told) = leave(&node, id, reversed(shown), protocol, flags);
                 if verdict.action == Action::Device && verdict.ifindex == UPLINK && told.source != A::NODE {
-                    prop_assert_eq!(told, reversed(inside[&(id, shown)]));
+                    prop_assert_eq!(told, reversed(inside[&(protocol, id, shown)]));
                 } else if verdict.action == Action::Device && told.source_port < 61_000 {
-                    prop_assert_eq!(told, reversed(inside[&(id, shown)]), "a reply to whom it belongs");
+                    let asked = inside[&(protocol, id, shown)];
+                    prop_assert_eq!(told, reversed(asked), "a reply to whom it belongs");
                 }
             }
             Step::Out { id, port, flags, udp } => {
@@ -166,8 +173,8 @@ fn no_packet_goes_astray<A: Family>(steps: Vec<Step>, small: bool) -> Result<(),
                     }
                 }
                 // What it saw is no longer its own.
-                inside.retain(|(of, _), _| *of != id);
-                seen.retain(|(of, _)| *of != id);
+                inside.retain(|(_, of, _), _| *of != id);
+                seen.retain(|(_, of, _)| *of != id);
             }
         }
     }

@@ -59,11 +59,11 @@ fn socket_hook(name: &str) -> Option<AttachType> {
     Some(match name {
         program::SOCK_CONNECT4 => AttachType::Connect4,
         program::SOCK_GETPEER4 => AttachType::GetPeerName4,
+        program::SOCK_SENDMSG4 => AttachType::SendMsg4,
+        program::SOCK_RECVMSG4 => AttachType::RecvMsg4,
         "sock_connect6" => AttachType::Connect6,
         "sock_getpeer6" => AttachType::GetPeerName6,
-        "sock_sendmsg4" => AttachType::SendMsg4,
         "sock_sendmsg6" => AttachType::SendMsg6,
-        "sock_recvmsg4" => AttachType::RecvMsg4,
         "sock_recvmsg6" => AttachType::RecvMsg6,
         _ => return None,
     })

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use warren_ebpf::abi::{
     Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey, Forward, ForwardKey,
-    Layout, Local, Return, ReturnKey, Route, SEED, Schema, Service, ServiceKey, SocketPeer, SourceKey,
-    capacity, map, mix,
+    Layout, Local, Return, ReturnKey, Route, SEED, Schema, Service, ServiceKey, SocketFlow, SocketKey,
+    SocketPeer, SourceKey, capacity, map, mix,
 };
 
 use super::sys::MapInfo;
@@ -114,6 +114,7 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
         shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), masquerade),
         shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), masquerade),
         shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer<[u8; 4]>>(), n(capacity::SOCKETS)),
+        shape(map::SOCK_UDP4, LRU_HASH, of::<SocketKey<V4>>(), of::<SocketFlow<V4>>(), n(capacity::SOCKETS)),
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
         shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
     ]
@@ -121,7 +122,7 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
 
 /// Maps whose contents only the programs know: carried over when their layout changes. All others
 /// are written by the agent.
-pub const FLOWS: [&str; 7] = [
+pub const FLOWS: [&str; 8] = [
     map::FLOW_NEW4,
     map::FLOW_EST4,
     map::FWD_NEW4,
@@ -129,6 +130,7 @@ pub const FLOWS: [&str; 7] = [
     map::MASQ_RET4,
     map::MASQ_OUT4,
     map::SOCK4,
+    map::SOCK_UDP4,
 ];
 
 /// Makes a flow table's record of an older layout into one of this build.

@@ -1,0 +1,151 @@
+//! How a flow to a published port begins: which backend it gets, and a tracking record that no
+//! other conversation has.
+
+use super::{
+    Delivery, Operation, Present, Resolved, Search, Seen, Table, Tables,
+    balance::pick,
+    expired, hash, masquerade,
+    record::{client_hash, delivery, flow, flow_key, patience, record, same},
+};
+use crate::abi::{Address, BACKEND_UP, BackendRef, Flow, FlowKey, Forward, ForwardKey, Service, UDP};
+
+/// Source ports that are tried after a collision.
+const PORTS: u32 = 8;
+
+/// Who may begin a flow. Asked once for each, after what is known has been looked for.
+pub trait Admission<A: Address> {
+    /// Whether this packet may.
+    fn admits(&self, seen: &Seen<A>) -> bool;
+}
+
+/// Begins a flow.
+#[inline(always)]
+pub(super) fn birth<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    service: &Service,
+    seen: &Seen<A>,
+    key: &ForwardKey<A>,
+    origin: BackendRef,
+) -> Delivery<A> {
+    let hash = client_hash(key);
+    let mut backend = pick(tables, service, hash, 0);
+    if !backend.exists() {
+        return Delivery::default();
+    }
+    let mut record = record(service, key, &backend, origin);
+    if taken(tables, present, key, &backend, &record) {
+        // Another conversation of this client port has that socket: another backend, or port.
+        let other = pick(tables, service, hash, backend.backend.id);
+        let other_record = self::record(service, key, &other, origin);
+        let free = (other.state == BACKEND_UP || backend.state != BACKEND_UP)
+            && other.exists()
+            && !taken(tables, present, key, &other, &other_record);
+        if free {
+            (backend, record) = (other, other_record);
+        } else {
+            let flow_key = flow_key(present, key, &backend, &record);
+            let mut search = FreePort { hash: hash ^ present.now, key: flow_key, found: 0 };
+            tables.search(PORTS, &mut search);
+            if search.found == 0 {
+                return Delivery::default();
+            }
+            record.client_port = search.found;
+        }
+    }
+    open(tables, present, service, seen, key, &backend, &record)
+}
+
+/// Looks for a source port under which a backend knows nobody.
+struct FreePort<A: Address> {
+    hash: u64,
+    key: FlowKey<A>,
+    found: u16,
+}
+
+impl<A: Address, T: Tables<A>> Search<A, T> for FreePort<A> {
+    #[inline(always)]
+    fn step(&mut self, tables: &T, i: u32) -> bool {
+        // Above the ports that need privileges.
+        let port = 1024 + (hash::scramble(self.hash ^ u64::from(i)) % (65_536 - 1024)) as u16;
+        self.key.client_port = port;
+        if tables.established().with(&self.key, |_| ()).is_some()
+            || tables.half_open().with(&self.key, |_| ()).is_some()
+        {
+            return false;
+        }
+        self.found = port;
+        true
+    }
+}
+
+/// Whether another live conversation has the tracking record's key.
+#[inline(always)]
+fn taken<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    key: &ForwardKey<A>,
+    backend: &Resolved<A>,
+    record: &Forward,
+) -> bool {
+    let flow_key = flow_key(present, key, backend, record);
+    let live = Live { present, key, backend: backend.backend };
+    let known = match tables.established().apply(&flow_key, live) {
+        Some(true) => true,
+        _ => tables.half_open().apply(&flow_key, live) == Some(true),
+    };
+    // One UDP socket both asks and answers: what the container began with this client by itself
+    // must not be taken for replies.
+    known || (key.protocol == UDP && masquerade::talks(tables, present, &flow_key))
+}
+
+/// Whether a tracking record is of another conversation that still lives.
+#[derive(Clone, Copy)]
+struct Live<'a, A: Address> {
+    present: &'a Present<'a>,
+    key: &'a ForwardKey<A>,
+    backend: BackendRef,
+}
+
+impl<A: Address> Operation<Flow<A>> for Live<'_, A> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self, flow: &mut Flow<A>) -> bool {
+        !same(flow, self.key)
+            && flow.backend == self.backend
+            && !expired(self.present, flow.last_seen, patience(self.present, self.key.protocol, flow.state))
+    }
+}
+
+/// Makes the records of a new flow, unless another live one has the tracking record's key.
+#[inline(always)]
+fn open<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    service: &Service,
+    seen: &Seen<A>,
+    key: &ForwardKey<A>,
+    backend: &Resolved<A>,
+    record: &Forward,
+) -> Delivery<A> {
+    let flow_key = flow_key(present, key, backend, record);
+    let live = Live { present, key, backend: backend.backend };
+    match tables.established().apply(&flow_key, live) {
+        Some(true) => return Delivery::default(),
+        Some(false) => tables.established().remove(&flow_key),
+        None => {}
+    }
+    match tables.half_open().apply(&flow_key, live) {
+        Some(true) => return Delivery::default(),
+        Some(false) => tables.half_open().remove(&flow_key),
+        None => {}
+    }
+    let flow = flow(present, service, seen, key, backend, record.flags);
+    if !tables.half_open().create(&flow_key, &flow) {
+        return Delivery::default();
+    }
+    tables.established_forwards().remove(key);
+    tables.half_open_forwards().insert(key, record);
+    delivery(&flow_key, backend)
+}
