@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use warren_ebpf::{
-    abi::{Reason, SOURCES_NOBODY, ServiceKey, TCP},
+    abi::{Reason, SOURCES_NOBODY, Service, ServiceKey, TCP, UDP},
     flow::decide::{Action, V4},
     packet::{ACK, SYN, Tuple},
 };
@@ -20,7 +20,7 @@ fn published_for(sources: &[(u32, V4, u32)], ports: &[(u16, u32)]) -> Result<Twi
     for (port, set) in ports {
         let key = ServiceKey { address: [0; 4], port: *port, protocol: TCP, pad: 0 };
         let row = twins.model.services[&ServiceKey { port: 8082, ..key }];
-        twins.model.services.insert(key, warren_ebpf::abi::Service { sources: *set, ..row });
+        twins.model.services.insert(key, Service { sources: *set, ..row });
     }
     twins.mirror()?;
     Ok(twins)
@@ -55,13 +55,37 @@ fn a_port_takes_new_flows_from_its_set_only() -> Result<()> {
             ([203, 0, 113, 10], [true, false, true, false, false, false]),
         ] {
             for ((port, set), open) in ports.into_iter().zip(open) {
-                let came = comes_in(&mut twins, tuple(client, 5000, NODE, port))?;
+                // A client port for each: the same one would collide, and get a random one.
+                let came = comes_in(&mut twins, tuple(client, port - 4000, NODE, port))?;
                 ensure!(came == open, "{client:?} at the port of set {set}");
             }
         }
         // Another address of the node has the same ports, but 8081 of the LAN is one of its own.
         ensure!(!comes_in(&mut twins, tuple([192, 0, 2, 99], 5000, LAN, 9001))?);
         ensure!(comes_in(&mut twins, tuple([192, 0, 2, 99], 5000, LAN, 8081))?);
+        twins.same_records()
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn datagrams_begin_flows_for_their_set_only() -> Result<()> {
+    alone(|| {
+        let mut twins = published_for(&[(1, CLIENT, 32)], &[])?;
+        let tcp = ServiceKey { address: [0; 4], port: 8082, protocol: TCP, pad: 0 };
+        let row = twins.model.services[&tcp];
+        twins.model.services.insert(ServiceKey { protocol: UDP, ..tcp }, Service { sources: 1, ..row });
+        twins.mirror()?;
+        let ask = |twins: &mut Twins, client, port| -> Result<_> {
+            Ok(twins.enter(tuple(client, port, NODE, 8082), UDP, 0)?.0)
+        };
+        for port in 5000..5010 {
+            ensure!(ask(&mut twins, CLIENT, port)?.action == Action::Container);
+            let verdict = ask(&mut twins, REMOTE, port)?;
+            ensure!(verdict.action == Action::Drop && verdict.reason == Reason::Refused, "{verdict:?}");
+        }
+        ensure!(twins.drops(Reason::Refused)? == 10);
+        ensure!(comes_in(&mut twins, tuple(REMOTE, 5000, NODE, 8082))?, "TCP is everybody's");
         twins.same_records()
     })
 }

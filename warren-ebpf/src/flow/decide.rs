@@ -35,12 +35,16 @@ pub trait Node<A: Address = V4>: Tables<A> {
     fn expects(&self, packet: &Tuple<A>) -> bool;
 }
 
-/// Flows that clients outside begin.
-struct FromOutside<'a, N>(&'a N);
+/// Flows that clients outside begin, of a set of sources.
+struct FromOutside<'a, N>(&'a N, u32);
 
-impl<A: Address, N: Node<A>> Admission<A> for FromOutside<'_, N> {
+impl<N> FromOutside<'_, N> {
+    /// Whether it is about the node's published ports at all.
     #[inline(always)]
-    fn admits(&self, seen: &Seen<A>) -> bool {
+    fn concerns<A: Address>(&self, seen: &Seen<A>) -> bool
+    where
+        N: Node<A>,
+    {
         // A packet that shows one of the node's own addresses as its source came a wrong way; the
         // kernel knows what to do with it.
         self.0.is_local(&seen.tuple.destination)
@@ -49,14 +53,38 @@ impl<A: Address, N: Node<A>> Admission<A> for FromOutside<'_, N> {
     }
 }
 
-/// Flows that containers begin, to an address of the node or to each other.
-struct FromContainer<'a, N>(&'a N);
+impl<A: Address, N: Node<A>> Admission<A> for FromOutside<'_, N> {
+    #[inline(always)]
+    fn admits(&self, seen: &Seen<A>) -> bool {
+        self.concerns(seen) && answers(self.0, self.1, seen)
+    }
+}
+
+/// Flows that containers of a set of sources begin, to an address of the node or to each other.
+struct FromContainer<'a, N>(&'a N, u32);
+
+impl<N> FromContainer<'_, N> {
+    /// As [`FromOutside::concerns`].
+    #[inline(always)]
+    fn concerns<A: Address>(&self, seen: &Seen<A>) -> bool
+    where
+        N: Node<A>,
+    {
+        !(seen.protocol == UDP && self.0.expects(&seen.tuple))
+    }
+}
 
 impl<A: Address, N: Node<A>> Admission<A> for FromContainer<'_, N> {
     #[inline(always)]
     fn admits(&self, seen: &Seen<A>) -> bool {
-        !(seen.protocol == UDP && self.0.expects(&seen.tuple))
+        self.concerns(seen) && answers(self.0, self.1, seen)
     }
+}
+
+/// Whether a port that was published for `set` answers the sender of a new flow's first packet.
+#[inline(always)]
+fn answers<A: Address, N: Node<A>>(node: &N, set: u32, seen: &Seen<A>) -> bool {
+    set == 0 || node.is_source(&SourceKey { set, address: seen.tuple.source })
 }
 
 /// What to do with a packet.
@@ -158,11 +186,12 @@ pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &S
     else {
         return Verdict::PASS;
     };
-    let outside = FromOutside(node);
-    if refuses(node, &service, seen) {
-        return if outside.admits(seen) { Verdict::drop(Reason::Refused) } else { Verdict::PASS };
+    let nobody = BackendRef::default();
+    let clients = FromOutside(node, service.sources);
+    let delivery = published::forward(node, present, &service, seen, nobody, &clients);
+    if !delivery.exists() && is_refused(node, &service, seen) && clients.concerns(seen) {
+        return Verdict::drop(Reason::Refused);
     }
-    let delivery = published::forward(node, present, &service, seen, BackendRef::default(), &outside);
     // It shows what one container sends to another by its own address.
     if delivery.tuple.destination == seen.tuple.destination {
         return Verdict::PASS;
@@ -246,11 +275,12 @@ pub fn outbound<A: Address, N: Node<A>>(
         }
         let service = service_at(node, &destination, seen.tuple.destination_port, seen.protocol);
         let Some(service) = service else { return Verdict::PASS };
-        let container = FromContainer(node);
-        if refuses(node, &service, seen) {
-            return if container.admits(seen) { Verdict::drop(Reason::Refused) } else { Verdict::PASS };
+        let clients = FromContainer(node, service.sources);
+        let delivery = published::forward(node, present, &service, seen, owner, &clients);
+        if !delivery.exists() && is_refused(node, &service, seen) && clients.concerns(seen) {
+            return Verdict::drop(Reason::Refused);
         }
-        return Verdict::deliver(seen, &published::forward(node, present, &service, seen, owner, &container));
+        return Verdict::deliver(seen, &delivery);
     }
     let neighbour = node.endpoint(&destination);
     if neighbour.id != 0 {
@@ -301,7 +331,7 @@ fn beside<A: Address, N: Node<A>>(
     }
     let service =
         Service { single: neighbour.backend, target: seen.tuple.destination_port, ..Service::default() };
-    let tracked = published::forward(node, present, &service, seen, owner, &FromContainer(node));
+    let tracked = published::forward(node, present, &service, seen, owner, &FromContainer(node, 0));
     Verdict::deliver(seen, if tracked.exists() { &tracked } else { &direct })
 }
 
@@ -322,13 +352,12 @@ fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     }
 }
 
-/// Whether it is a new flow to a port that was published for others. Silence is the answer, as of a
-/// firewall: who scans a network learns nothing of what is published there for others.
+/// Whether what led nowhere would have begun a flow with a port that was published for others.
+/// Silence is the answer, as of a firewall: who scans a network learns nothing of what is there for
+/// others.
 #[inline(always)]
-fn refuses<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
-    service.sources != 0
-        && seen.begins()
-        && !node.is_source(&SourceKey { set: service.sources, address: seen.tuple.source })
+fn is_refused<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
+    seen.begins() && !answers(node, service.sources, seen)
 }
 
 /// The service published at an address and port of the node; the exact address comes first.

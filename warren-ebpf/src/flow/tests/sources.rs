@@ -8,6 +8,7 @@ of_both_families!(
     known_flows_are_not_asked_again,
     containers_are_clients_like_others,
     any_prefix_of_any_set,
+    datagrams_of_others_begin_nothing,
 );
 
 fn only_for<A: Family>(node: &mut Model<A>, address: A, port: u16, set: u32) {
@@ -93,4 +94,25 @@ fn any_prefix_of_any_set<A: Family>() {
         node.sources = [(7, A::CLIENT, len)].into();
         assert_eq!(asks(&node, 100 + len as u16), Some(1), "/{len}");
     }
+}
+
+fn datagrams_of_others_begin_nothing<A: Family>() {
+    let mut node = node::<A>(1);
+    publish(&mut node, A::ZERO, 53, &[1]);
+    let tcp = ServiceKey { address: A::ZERO, port: 53, protocol: TCP, pad: 0 };
+    let row = node.services[&tcp];
+    node.services.insert(ServiceKey { protocol: UDP, ..tcp }, Service { sources: 1, ..row });
+    node.sources = [(1, A::CLIENT, whole::<A>())].into();
+    let ask = |node: &Model<A>, client, port| enter(node, tuple(client, port, A::NODE, 53), UDP, 0);
+    let (verdict, inside) = ask(&node, A::CLIENT, 1000);
+    assert_eq!(reached(&verdict), Some(1));
+    assert!(refused(&ask(&node, A::REMOTE, 1000).0));
+    assert_eq!(node.flow_new.len(), 1);
+    // The same number of TCP is everybody's.
+    assert_eq!(reached(&enter(&node, tuple(A::REMOTE, 1000, A::NODE, 53), TCP, SYN).0), Some(1));
+    // What is known goes on.
+    node.sources.clear();
+    leave(&node, 1, reversed(inside), UDP, 0);
+    assert_eq!(reached(&ask(&node, A::CLIENT, 1000).0), Some(1));
+    assert!(refused(&ask(&node, A::CLIENT, 1001).0));
 }
