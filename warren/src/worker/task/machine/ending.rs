@@ -54,11 +54,17 @@ impl Machine {
 
     fn waits_for_exit(&self) -> bool {
         use Phase::{Close, Grace, Kill, Killed, RecordWhy, Running, Started, Terminate};
-        match self.phase {
-            Started { .. } | Running | Close | RecordWhy => true,
-            Terminate { .. } | Grace { .. } | Kill { .. } | Killed { .. } => true,
-            _ => false,
-        }
+        matches!(
+            self.phase,
+            Started { .. }
+                | Running
+                | Close
+                | RecordWhy
+                | Terminate { .. }
+                | Grace { .. }
+                | Kill { .. }
+                | Killed { .. }
+        )
     }
 
     pub(super) fn stop_if_asked(&mut self, now: Timestamp) {
