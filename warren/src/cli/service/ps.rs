@@ -1,10 +1,11 @@
 use std::{
     collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use crate::{
     cli::{Context, Format, ListArgs, output::List},
+    clock,
     model::{Health, Task, Timestamp},
     proto::v1::{ListNodesRequest, ListProbesRequest, ListTasksRequest, ProbeResult, list_probes_response},
 };
@@ -54,7 +55,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         })
         .collect();
     let of_tries = args.probes && args.list.format == Format::Table;
-    let list = if of_tries { tries(&tasks) } else { table(&tasks, now()) };
+    let list = if of_tries { tries(&tasks) } else { table(&tasks, clock::now()) };
     list.print(args.list)
 }
 
@@ -153,9 +154,4 @@ fn probe_json(r: &ProbeResult) -> serde_json::Value {
         "code": r.code,
         "output": r.output,
     })
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::default().after(since)
 }
