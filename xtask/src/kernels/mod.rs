@@ -67,8 +67,6 @@ pub fn run() -> Result<()> {
             refused.push(*name);
         }
     }
-    // Emulated, a whole node depends on what else the machine does.
-    say("NOT RUN: a node with cgroup2 only; `cargo xtask test --cgroup2` runs it");
     if !absent.is_empty() {
         say(&format!("NOT RUN, no kernel from the mirror: {}", absent.join(", ")));
     }
