@@ -170,8 +170,11 @@ async fn programs_survive_containerd_being_killed() {
     let node = TestNode::with_image().await;
     let c = &node.containerd;
     let (task, _) = node.run(1, &["sleep"]).await;
-    for step in 0..6u64 {
+    let back = async || {
         eventually("containerd runs", async || node.own.running().len() == 1 && c.list().await.is_ok()).await;
+    };
+    for step in 0..6u64 {
+        back().await;
         let pid = node.containerd_pid();
         let killer = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(step * 12)).await;
@@ -186,7 +189,8 @@ async fn programs_survive_containerd_being_killed() {
         }
         killer.await.unwrap();
     }
-    // In the middle of one that has much to say.
+    // In the middle of one that has much to say. The last one killed may still be away.
+    back().await;
     let mut exec = c.exec(task.id, probe(&["flood", "3000000"])).await.unwrap();
     assert!(matches!(exec.next().await, ExecEvent::Stdout(_)));
     eventually("containerd runs", async || node.own.running().len() == 1).await;
