@@ -82,7 +82,7 @@ impl Docker {
     pub fn outside(&self, pid: i64) -> Option<i64> {
         let pid = pid.to_string();
         process::tree(self.child.id().cast_signed()).into_iter().map(i64::from).find(|p| {
-            let status = std::fs::read_to_string(format!("/proc/{p}/status")).unwrap_or_default();
+            let status = fs::read_to_string(format!("/proc/{p}/status")).unwrap_or_default();
             let numbers = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default();
             // Here, in the engine's, in the container's.
             numbers.split_whitespace().nth(1) == Some(&pid)
