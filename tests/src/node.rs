@@ -36,6 +36,7 @@ pub struct Node {
     dir: PathBuf,
     binary: PathBuf,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     agent: Option<Child>,
     /// Where in the log the current agent begins.
     log_start: u64,
@@ -89,7 +90,7 @@ impl Node {
         fs::create_dir(&dir).with_context(|| format!("{}", dir.display()))?;
         fs::write(dir.join(NAMESPACE), host.ns.name())?;
         let flags = flags.iter().map(|&f| f.to_owned()).collect();
-        Ok(Self { host, dir, binary, flags, agent: None, log_start: 0 })
+        Ok(Self { host, dir, binary, flags, environment: Vec::new(), agent: None, log_start: 0 })
     }
 
     /// A node that is ready.
@@ -153,7 +154,7 @@ impl Node {
         ]);
         c.arg("--name").arg(self.host.ns.name());
         c.arg("--data-dir").arg(self.data_dir()).arg("--socket").arg(self.socket());
-        c.args(&self.flags);
+        c.args(&self.flags).envs(self.environment.iter().cloned());
         Ok(c)
     }
 
@@ -216,6 +217,11 @@ impl Node {
     /// Other flags for the next start of the agent.
     pub fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|&f| f.to_owned()).collect();
+    }
+
+    /// Variables of the agent's environment from its next start on.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = variables.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
     }
 
     /// SIGTERM to the agent; containers and datapath stay.

@@ -23,7 +23,7 @@ const PROGRAM: &str = "docker-registry";
 /// A running registry. Goes with what it holds.
 #[derive(Debug)]
 pub struct Registry {
-    child: Child,
+    doors: Vec<Child>,
     dir: PathBuf,
     /// `ADDRESS:PORT`, plain HTTP.
     pub address: String,
@@ -38,27 +38,48 @@ impl Registry {
         let dir = std::env::temp_dir().join(unique("registry"));
         fs::create_dir(&dir)?;
         let address = format!("127.0.0.1:{port}");
+        let mut registry = Self { doors: Vec::new(), dir, address };
+        registry.open(host, &registry.address.clone(), None)?;
+        let url = format!("http://{}/v2/", registry.address);
+        eventually("the registry answers", Duration::from_secs(20), || host.curl(&url))
+            .with_context(|| fs::read_to_string(registry.dir.join("log")).unwrap_or_default())?;
+        Ok(registry)
+    }
+
+    /// Gives what it holds at another address (`ADDRESS:PORT`), too; with TLS when certificate and
+    /// key (PEM) are given.
+    ///
+    /// # Errors
+    /// docker-registry is not installed.
+    pub fn open(&mut self, host: &Host, address: &str, tls: Option<(&str, &str)>) -> Result<()> {
+        let door = self.dir.join(format!("door{}", self.doors.len()));
+        fs::create_dir(&door)?;
+        let mut http = format!("addr: \"{address}\"");
+        if let Some((certificate, key)) = tls {
+            let (certificate_file, key_file) = (door.join("certificate"), door.join("key"));
+            fs::write(&certificate_file, certificate)?;
+            fs::write(&key_file, key)?;
+            let (certificate, key) = (certificate_file.display(), key_file.display());
+            http.push_str(&format!(", tls: {{certificate: {certificate}, key: {key}}}"));
+        }
         let config = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\nhttp: {{addr: \"{address}\"}}\n",
-            dir.display()
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\nhttp: {{{http}}}\n",
+            self.dir.display()
         );
-        fs::write(dir.join("config.yml"), config)?;
-        let log = fs::File::create(dir.join("log"))?;
+        fs::write(door.join("config.yml"), config)?;
+        let log = fs::File::options().create(true).append(true).open(self.dir.join("log"))?;
         let child = host
             .ns
             .command(PROGRAM)?
             .arg("serve")
-            .arg(dir.join("config.yml"))
+            .arg(door.join("config.yml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("docker-registry: run `cargo xtask deps`")?;
-        let registry = Self { child, dir, address };
-        let url = format!("http://{}/v2/", registry.address);
-        eventually("the registry answers", Duration::from_secs(20), || host.curl(&url))
-            .with_context(|| fs::read_to_string(registry.dir.join("log")).unwrap_or_default())?;
-        Ok(registry)
+        self.doors.push(child);
+        Ok(())
     }
 
     /// Puts an image in, with `padding` bytes that cannot be compressed as a further layer.
@@ -118,8 +139,10 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for door in &mut self.doors {
+            let _ = door.kill();
+            let _ = door.wait();
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

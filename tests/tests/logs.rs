@@ -244,6 +244,63 @@ fn a_follower_sees_new_tasks_and_the_end() -> Result<()> {
 
 #[test]
 #[ignore = "needs root"]
+fn a_follower_goes_on_over_restarts_of_the_agent() -> Result<()> {
+    const LINES: u64 = 20_000;
+    let mut site = OneNode::new()?;
+    let flags = ["--replicas", "2", "--log-max-size", "200k", "--log-max-file", "100"];
+    writer(&site.node, "w", &flags, LINES, 2_000)?;
+    let id = task(&site.node, "w")?;
+    let all = Follower::start(&site.node, &["w"])?;
+    let some = Follower::start(&site.node, &["--stream", "stdout", "--grep", "0$", &id])?;
+    let node = &mut site.node;
+    thread::sleep(Duration::from_millis(700));
+    node.kill_agent()?;
+    thread::sleep(Duration::from_millis(900));
+    node.start_agent()?;
+    thread::sleep(Duration::from_millis(700));
+    node.stop_agent()?;
+    node.start_agent()?;
+    thread::sleep(Duration::from_millis(300));
+    node.kill_agent()?;
+    node.start_agent()?;
+
+    /// The numbers of each task's lines, and how often the follower had to wait.
+    fn seen(text: &str, word: &str) -> Result<(BTreeMap<String, Vec<u64>>, usize)> {
+        let (waits, lines): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|l| l.starts_with("warren: the node went away"));
+        let mut tasks = BTreeMap::<String, Vec<u64>>::new();
+        for line in lines {
+            let (task, number) = line.split_once(&format!(" | {word} ")).with_context(|| line.to_owned())?;
+            tasks.entry(task.to_owned()).or_default().push(number.parse()?);
+        }
+        Ok((tasks, waits.len()))
+    }
+    eventually("the follower has seen all", LONG, || {
+        let (out, err) = all.text()?;
+        let last = format!("{LINES:09}\n");
+        ensure!(out.matches(&last).count() == 2 && err.matches(&last).count() == 2, "{} bytes", out.len());
+        Ok(())
+    })?;
+    site.node.ok(&["service", "rm", "w"])?;
+    let (out, err) = all.ended()?;
+    let (out, none) = seen(&out, "out")?;
+    let (err, waits) = seen(&err, "err")?;
+    ensure!(none == 0 && waits >= 3, "it waited {waits} times");
+    for tasks in [&out, &err] {
+        ensure!(tasks.len() == 2, "{:?}", tasks.keys());
+        for numbers in tasks.values() {
+            complete(numbers, 1, LINES)?;
+        }
+    }
+    let (out, err) = some.ended()?;
+    let tens: Vec<u64> = numbered(&out, "out ")?.iter().map(|n| n / 10).collect();
+    complete(&tens, 1, LINES / 10)?;
+    ensure!(err.lines().all(|l| l.starts_with("warren: the node went away")), "{err}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
 fn rotation_loses_and_doubles_nothing_for_who_follows() -> Result<()> {
     const LINES: u64 = 60_000;
     let site = OneNode::new()?;

@@ -262,6 +262,39 @@ fn the_network_shows_itself_in_the_cli_and_in_bpftool() -> Result<()> {
 
 #[test]
 #[ignore = "needs root"]
+fn what_was_dropped_is_shown_with_its_reason() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["-p", "8080:80"], &[])?;
+    site.ask(8080, "/")?;
+    ensure!(!site.node.ok(&["net", "drops"])?.contains("unpublished"));
+    // Somebody who knows the way to a container's own address.
+    let ports = site.node.json(&["net", "ls"])?;
+    let inside = ports[0]["backends"][0]["address"].as_str().context("a backend has an address")?;
+    let ns = &site.client.ns;
+    ns.run("ip", &["route", "add", inside, "via", &site.node.host.v4.to_string()])?;
+    ensure!(ns.run("curl", &["-sS", "--max-time", "1", &format!("http://{inside}/")]).is_err());
+    let dropped = eventually("it is counted", Duration::from_secs(5), || {
+        let drops = site.node.json(&["net", "drops"])?;
+        let row = drops.as_array().into_iter().flatten().find(|d| d["reason"] == "unpublished");
+        row.cloned().with_context(|| format!("{drops}"))
+    })?;
+    ensure!(dropped["packets"].as_u64() >= Some(1), "{dropped}");
+    let last = &dropped["last"];
+    ensure!(last["destination"] == format!("{inside}:80") && last["protocol"] == 6, "{dropped}");
+    ensure!(
+        last["source"].as_str().is_some_and(|s| s.starts_with(&format!("{}:", site.client.v4))),
+        "{dropped}"
+    );
+    let text = site.node.ok(&["net", "drops"])?;
+    ensure!(text.contains("only published ports lead in"), "{text}");
+    // Every reason there is, when asked for.
+    let all = site.node.ok(&["net", "drops", "--all"])?;
+    ensure!(all.contains("spoofed") && all.contains("ports-exhausted"), "{all}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
 fn lists_print_ids_and_json() -> Result<()> {
     let site = OneNode::new()?;
     site.create("web", &["--replicas", "2", "-p", "8080:80"], &[])?;

@@ -16,10 +16,10 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use warren::{
-    model::{Health, HttpProbe, NetworkMode, Probe, Task, TaskId},
+    clock::now,
+    model::{HttpProbe, NetworkMode, Probe, Task, TaskId},
     worker::{
-        health::{Check, Prober, Tracker, Tried},
-        task::runner::now,
+        health::{Check, Known, Prober, Tracker, Tried},
         testing::{FakeWorld, a_task},
     },
 };
@@ -65,7 +65,7 @@ fn measure(name: &str, probe: Probe) {
             task.spec.network = NetworkMode::Host;
             let (prober, check, tries, bad) = (prober.clone(), check.clone(), tries.clone(), bad.clone());
             tokio::spawn(async move {
-                let mut tracker = Tracker::new(check.clone(), task.id, now(), Health::None, false, now());
+                let mut tracker = Tracker::new(check.clone(), task.id, now(), Known::default(), now());
                 loop {
                     tokio::time::sleep(tracker.next_probe(now()).since(now())).await;
                     let tried = prober.probe(&task, 1, &check).await;

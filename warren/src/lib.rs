@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod ipam;
 pub mod manager;
 pub mod model;

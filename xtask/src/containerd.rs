@@ -17,10 +17,6 @@ use crate::{
 const SUITE: &str = "sid";
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 
-/// What does not hold there, and why. From 1.7 on a containerd that starts removes the shims of
-/// containers that ended while it was away, and with them how they ended.
-const DIFFERENT: [&str; 1] = ["containers_and_waits_outlive_containerd"];
-
 /// Runs them; that the mirror has no such package, or one that does not run here, is only said.
 ///
 /// # Errors
@@ -34,15 +30,9 @@ pub fn run() -> Result<()> {
             return Ok(());
         }
     };
-    for name in DIFFERENT {
-        say(&format!("NOT RUN with it: {name} (an exit while containerd is away is unseen there)"));
-    }
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(programs).chain(env::split_paths(&path)))?;
     let mut tests = cargo(&["test", "-p", "warren", "--lib", "worker::runtime::", "--", "--ignored"]);
-    for name in DIFFERENT {
-        tests.args(["--skip", name]);
-    }
     execute(tests.env("PATH", path))
 }
 

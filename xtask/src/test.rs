@@ -13,6 +13,11 @@ use crate::{
     workspace,
 };
 
+/// Parts that can be run alone.
+const KERNELS: &str = "kernels";
+const CGROUP2: &str = "a node with cgroup2 only";
+const CONTAINERD: &str = "the runtime with containerd 2";
+
 /// What may be said.
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,12 +47,13 @@ pub fn run(args: &Args) -> Result<()> {
     summary.must("build-ebpf", || build_ebpf::run(&build_ebpf::Args::default()))?;
     if args.kernels || args.cgroup2 || args.containerd {
         if args.kernels {
-            summary.part("kernels", kernels::run);
-        } else if args.cgroup2 {
-            summary.part("a node with cgroup2 only", kernels::node);
+            summary.part(KERNELS, kernels::run);
+        }
+        if args.cgroup2 {
+            summary.part(CGROUP2, kernels::node);
         }
         if args.containerd {
-            summary.part("the runtime with containerd 2", containerd::run);
+            summary.part(CONTAINERD, containerd::run);
         }
         return summary.end();
     }
@@ -61,8 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     summary.part("tests that need root", || {
         execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "--", "--ignored"]))
     });
-    // Not all of it holds with containerd 2 yet.
-    say("NOT RUN: the runtime with containerd 2; `cargo xtask test --containerd` runs it");
+    summary.part(CONTAINERD, containerd::run);
     summary.part("packets in the kernel and whole nodes", || {
         // One at a time: they watch the kernel for leaks, and share two processors with their load.
         execute(
@@ -83,7 +88,8 @@ pub fn run(args: &Args) -> Result<()> {
             .env("RUST_BACKTRACE", "0"),
         )
     });
-    summary.part("kernels", kernels::run);
+    summary.part(KERNELS, kernels::run);
+    summary.part(CGROUP2, kernels::node);
     summary.end()
 }
 

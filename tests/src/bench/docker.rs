@@ -74,7 +74,19 @@ impl Docker {
     pub fn run(&self, words: &[&str]) -> Result<String> {
         let mut c = Command::new(CLIENT);
         c.arg("-H").arg(format!("unix://{}", self.dir.join("s").display())).args(words);
-        program::run(&mut c, Duration::from_secs(60))?.ok()
+        program::run(&mut c, Duration::from_secs(300))?.ok()
+    }
+
+    /// The number here of a process that the engine, in its own PID namespace, calls `pid`.
+    #[must_use]
+    pub fn outside(&self, pid: i64) -> Option<i64> {
+        let pid = pid.to_string();
+        process::tree(self.child.id().cast_signed()).into_iter().map(i64::from).find(|p| {
+            let status = fs::read_to_string(format!("/proc/{p}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default();
+            // Here, in the engine's, in the container's.
+            numbers.split_whitespace().nth(1) == Some(&pid)
+        })
     }
 
     /// Engine, containerd, shims and proxies; not the containers.

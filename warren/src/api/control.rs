@@ -1,6 +1,6 @@
 //! The `Control` service.
 
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
 use tokio::sync::mpsc::Sender;
@@ -8,7 +8,8 @@ use tonic::{Request, Response, Status};
 
 use super::{HostPorts, error, events::Events, services::spec_of};
 use crate::{
-    model::{self, NodeId, ServiceId, TaskState, Timestamp},
+    clock,
+    model::{self, NodeId, ServiceId, TaskState},
     proto::v1::{self, control_server},
     seal::Sealer,
     store::{Store, View},
@@ -28,18 +29,13 @@ impl Control {
     /// runtime.
     #[must_use]
     pub fn new(store: Store, host_ports: Arc<dyn HostPorts>, sealer: Sealer) -> Self {
-        let events = Events::start(store.clone(), now);
+        let events = Events::start(store.clone(), clock::now);
         Self { store, host_ports, sealer, events }
     }
 
     pub(super) async fn view(&self) -> Result<View, Status> {
         self.store.read().await.map_err(|e| error::store(&e))
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::default().after(since)
 }
 
 /// The service called `asked`, by name or id.
@@ -87,7 +83,7 @@ impl control_server::Control for Control {
         let v1::CreateServiceRequest { spec, registry_auth } = request.into_inner();
         let mut spec = spec_of(spec)?;
         self.seal_auth(&mut spec, registry_auth, None)?;
-        Ok(Response::new(self.create(spec, now()).await?.into()))
+        Ok(Response::new(self.create(spec, clock::now()).await?.into()))
     }
 
     async fn update_service(

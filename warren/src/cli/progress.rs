@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Context;
 use crate::{
-    model::{Service, Task, TaskId, TaskState},
+    model::{Health, Service, Task, TaskId, TaskState},
     proto::v1::GetServiceRequest,
 };
 
-/// How long a service must stay as it was asked to be before that is believed: a program that ends
-/// at once has been running, too.
+/// How long a service must stay as it was asked to be before that is believed, unless health checks
+/// say so: a program that ends at once has been running, too.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// One look at a service on its way.
@@ -24,6 +24,8 @@ enum Judgement {
     Waiting(String),
     /// As it was asked to be; what to show.
     Reached(String),
+    /// The same, and there is no doubt that it stays so.
+    Sure(String),
     /// It will not get there by waiting; why.
     Hopeless(String),
 }
@@ -85,7 +87,9 @@ fn judge(
         text.push_str(&format!(", {leaving} stopping"));
     }
     if running == wanted_running && old + leaving == 0 && live.clone().count() == running {
-        return Judgement::Reached(text);
+        // Also when none is wanted: nothing that does not run can end early.
+        let healthy = live.clone().all(|t| t.status.health == Health::Healthy);
+        return if healthy { Judgement::Sure(text) } else { Judgement::Reached(text) };
     }
     let slowest = live.min_by_key(|t| (t.status.state, t.slot));
     if let Some(t) = slowest.filter(|t| t.status.state < TaskState::Running) {
@@ -101,7 +105,7 @@ fn judge(
 fn judge_gone(wanted: &Service, service: Option<&Service>, tasks: &[Task]) -> Judgement {
     let name = &wanted.spec.name;
     match service {
-        None => Judgement::Reached(format!("{name}: removed")),
+        None => Judgement::Sure(format!("{name}: removed")),
         Some(_) => {
             let left = tasks.iter().filter(|t| !t.status.state.is_final()).count();
             Judgement::Waiting(format!("{name}: removing, {left} tasks left"))
@@ -167,9 +171,7 @@ pub(super) async fn until_running(
     timeout: Duration,
 ) -> anyhow::Result<()> {
     let mut before: Option<BTreeSet<TaskId>> = None;
-    // Nothing that does not run can end early.
-    let settle = if wanted.spec.replicas == 0 { Duration::ZERO } else { SETTLE };
-    wait(context, wanted, timeout, settle, |service, tasks| {
+    wait(context, wanted, timeout, |service, tasks| {
         let before = before.get_or_insert_with(|| {
             let ended = tasks.iter().filter(|t| failures == Failures::New && t.status.state.is_final());
             ended.map(|t| t.id).collect()
@@ -181,14 +183,13 @@ pub(super) async fn until_running(
 
 /// Waits until the service is gone.
 pub(super) async fn until_gone(context: &Context, wanted: &Service, timeout: Duration) -> anyhow::Result<()> {
-    wait(context, wanted, timeout, Duration::ZERO, |service, tasks| judge_gone(wanted, service, tasks)).await
+    wait(context, wanted, timeout, |service, tasks| judge_gone(wanted, service, tasks)).await
 }
 
 async fn wait(
     context: &Context,
     wanted: &Service,
     timeout: Duration,
-    settle: Duration,
     mut judge: impl FnMut(Option<&Service>, &[Task]) -> Judgement,
 ) -> anyhow::Result<()> {
     let mut display = Display::new();
@@ -202,7 +203,7 @@ async fn wait(
         loop {
             let message = match &reached {
                 None => stream.message().await,
-                Some((since, text)) => match tokio::time::timeout_at(*since + settle, stream.message()).await
+                Some((since, text)) => match tokio::time::timeout_at(*since + SETTLE, stream.message()).await
                 {
                     Ok(message) => message,
                     Err(_) => {
@@ -225,7 +226,7 @@ async fn wait(
                     last = text;
                     reached = None;
                 }
-                Judgement::Reached(text) if settle.is_zero() => {
+                Judgement::Sure(text) => {
                     display.end(&text);
                     return Ok(());
                 }
@@ -316,7 +317,23 @@ mod tests {
             Judgement::Waiting("web: 2/2 running, 1 stopping".into())
         );
         let zero = service(0);
-        assert!(matches!(judge(&zero, Some(&zero), &[], &none), Judgement::Reached(_)));
+        assert!(matches!(judge(&zero, Some(&zero), &[], &none), Judgement::Sure(_)));
+    }
+
+    #[test]
+    fn only_health_checks_of_all_leave_no_doubt() {
+        let s = service(2);
+        let with = |n, health| {
+            let mut t = task(n, Running, Running, "");
+            t.status.health = health;
+            t
+        };
+        for (health, sure) in [(Health::Healthy, true), (Health::None, false), (Health::Unhealthy, false)] {
+            let tasks = [with(1, Health::Healthy), with(2, health)];
+            let text = "web: 2/2 running".to_owned();
+            let expected = if sure { Judgement::Sure(text) } else { Judgement::Reached(text) };
+            assert_eq!(judge(&s, Some(&s), &tasks, &BTreeSet::new()), expected);
+        }
     }
 
     #[test]
@@ -372,7 +389,7 @@ mod tests {
     fn gone_is_gone() {
         let s = service(1);
         assert!(matches!(judge_gone(&s, Some(&s), &[]), Judgement::Waiting(_)));
-        assert!(matches!(judge_gone(&s, None, &[]), Judgement::Reached(_)));
+        assert!(matches!(judge_gone(&s, None, &[]), Judgement::Sure(_)));
         assert!(matches!(judge(&s, None, &[], &BTreeSet::new()), Judgement::Hopeless(_)));
     }
 }

@@ -25,10 +25,7 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -39,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use dispatcher::Dispatcher;
 pub use plan::{Mint, Plan};
 
-use crate::{model::Timestamp, store::Store};
+use crate::{clock, model::Timestamp, store::Store};
 
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -49,10 +46,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// The clock of this machine.
 #[must_use]
 pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    })
+    Arc::new(clock::now)
 }
 
 /// A running manager.

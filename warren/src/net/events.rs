@@ -1,16 +1,17 @@
 //! What the programs tell: the first drop per reason, processor and second, as a line in the log.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use warren_ebpf::abi::{Event, Reason};
 
-use super::datapath::sys::from_bytes;
+use super::{
+    datapath::sys::from_bytes,
+    drops::{LastDrops, ends},
+};
 
-/// Logs events until `cancel`. What comes while nobody reads is counted in `DROPS` all the same.
-pub(super) async fn follow(ring: RingBuf<MapData>, cancel: CancellationToken) {
+/// Logs events until `cancel`, and keeps the last of each reason. What comes while nobody reads is counted in `DROPS` all the same.
+pub(super) async fn follow(ring: RingBuf<MapData>, last: LastDrops, cancel: CancellationToken) {
     // SAFETY: the ring buffer keeps its one descriptor for as long as it lives, and nothing here
     // exchanges it.
     let mut ring = match unsafe { AsyncFd::register(ring) } {
@@ -29,6 +30,7 @@ pub(super) async fn follow(ring: RingBuf<MapData>, cancel: CancellationToken) {
         while let Some(item) = ready.get_inner_mut().next() {
             if let Some(e) = from_bytes::<Event>(&item) {
                 tracing::debug!("dropped: {}", sentence(&e));
+                last.note(e);
             }
         }
         ready.clear_ready();
@@ -37,20 +39,8 @@ pub(super) async fn follow(ring: RingBuf<MapData>, cancel: CancellationToken) {
 
 fn sentence(e: &Event) -> String {
     let reason = Reason::ALL.get(e.reason as usize).map_or("unknown", |r| r.name());
-    let address = |a: [u8; 16]| match e.family {
-        6 => IpAddr::from(Ipv6Addr::from(a)),
-        _ => IpAddr::from(Ipv4Addr::new(a[0], a[1], a[2], a[3])),
-    };
-    format!(
-        "{reason}: {}:{} to {}:{}, protocol {}, {} bytes, came in by device {}",
-        address(e.source),
-        e.source_port,
-        address(e.destination),
-        e.destination_port,
-        e.protocol,
-        e.length,
-        e.ifindex
-    )
+    let ends = ends(e).map_or_else(|| "no IP packet".to_owned(), |(s, d)| format!("{s} to {d}"));
+    format!("{reason}: {ends}, protocol {}, {} bytes, came in by device {}", e.protocol, e.length, e.ifindex)
 }
 
 #[cfg(test)]

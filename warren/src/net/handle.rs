@@ -2,7 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{NetError, engine::Engine, report};
+use super::{
+    NetError,
+    drops::{self, LastDrops},
+    engine::Engine,
+    report,
+};
 use crate::model::{Attachment, TaskId};
 
 /// What a task takes of the traffic of published ports, besides what it has.
@@ -21,11 +26,12 @@ pub enum Gate {
 #[derive(Debug, Clone)]
 pub struct Handle {
     engine: Arc<Engine>,
+    last_drops: LastDrops,
 }
 
 impl Handle {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Arc<Engine>, last_drops: LastDrops) -> Self {
+        Self { engine, last_drops }
     }
 
     /// Makes the task's network namespace, link, addresses and routes, and returns where the
@@ -62,6 +68,11 @@ impl Handle {
         tokio::task::spawn_blocking(move || report::flows(&engine, limit))
             .await
             .map_err(|_| NetError::Stopped)?
+    }
+
+    /// What was dropped, a row for each reason there is.
+    pub async fn dropped(&self) -> Result<Vec<drops::Dropped>, NetError> {
+        drops::dropped(&self.engine, &self.last_drops)
     }
 
     /// Compares what should be with what is.

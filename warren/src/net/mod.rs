@@ -12,6 +12,7 @@
 pub mod attach;
 mod controller;
 pub mod datapath;
+mod drops;
 mod engine;
 mod error;
 mod events;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Assignment, NodeId, PublishDefault};
 
+pub use drops::{Dropped, Told};
 pub use error::NetError;
 pub use handle::{Gate, Handle};
 pub use home::check as check_home;
@@ -97,9 +99,10 @@ async fn start_with(
 ) -> Result<(Handle, JoinHandle<()>), NetError> {
     let engine = engine::Engine::start(config, assignment, shapes, hook).await?;
     let events = engine.state().loaded.take_events();
+    let last_drops = drops::LastDrops::default();
     if let Some(events) = events {
-        tokio::spawn(events::follow(events, cancel.clone()));
+        tokio::spawn(events::follow(events, last_drops.clone(), cancel.clone()));
     }
     let task = tokio::spawn(controller::run(Arc::clone(&engine), cancel));
-    Ok((Handle::new(engine), task))
+    Ok((Handle::new(engine, last_drops), task))
 }

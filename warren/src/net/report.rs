@@ -192,7 +192,7 @@ fn phase(protocol: u8, state: u8, both_ways: bool) -> (&'static str, u32) {
 }
 
 /// The clock that the programs write into records.
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
     now.map_or(0, |t| {
         u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)

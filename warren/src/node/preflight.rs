@@ -52,7 +52,8 @@ fn containerd(config: &NodeConfig) -> Option<String> {
     let outcome = runtime.block_on(async {
         let before = identity::read_runtime_record(&config.data_dir)?;
         let given = config.containerd.choose(before.as_ref()).await?;
-        runtime::preflight(given.as_deref()).await.map_err(|e| NodeError::Runtime(e.to_string()))
+        let checked = runtime::preflight(given.as_deref(), &config.data_dir).await;
+        checked.map_err(|e| NodeError::Runtime(e.to_string()))
     });
     outcome.err().map(|e| e.to_string())
 }

@@ -248,18 +248,22 @@ async fn start_containerd(
 ) -> Result<RunningContainerd, NodeError> {
     let given = config.containerd.choose(data_dir.runtime_record()?.as_ref()).await?;
     data_dir.write_runtime_record(&RuntimeRecord { node: node.to_string(), socket: given.clone() })?;
+    let socket = given.clone().unwrap_or_else(|| layout.supervisor().socket());
+    let runtime = layout.runtime(node, socket.clone());
     let supervisor = match &given {
         Some(_) => None,
-        None => Some(
-            runtime::Supervisor::start(layout.supervisor())
+        None => {
+            // Both may have been away, as after an upgrade.
+            let ends = runtime::Ends::watch(&runtime).await;
+            let supervisor = runtime::Supervisor::start(layout.supervisor())
                 .await
-                .map_err(|e| NodeError::Runtime(e.to_string()))?,
-        ),
+                .map_err(|e| NodeError::Runtime(e.to_string()))?;
+            ends.containerd_is_up().await;
+            Some(supervisor)
+        }
     };
-    let socket = given.unwrap_or_else(|| layout.supervisor().socket());
-    let runtime = runtime::Containerd::new(layout.runtime(node, socket.clone()))
-        .with_registries(config.registries()?)
-        .with_sealer(sealer.clone());
+    let runtime =
+        runtime::Containerd::new(runtime).with_registries(config.registries()?).with_sealer(sealer.clone());
     Ok(RunningContainerd { runtime: Arc::new(runtime), socket, supervisor })
 }
 

@@ -51,7 +51,10 @@ use self::{
     task::runner::Outside,
 };
 pub use self::{reports::Statuses, task::Timing};
-use crate::model::{Assignment, NodeDescription, NodeId};
+use crate::{
+    clock,
+    model::{Assignment, NodeDescription, NodeId},
+};
 
 /// What a worker needs to know.
 #[derive(Debug, Clone)]
@@ -99,7 +102,7 @@ pub fn start(
     let session = Session::new(node, description, channel, &data_dir, timing, reports.clone());
     let assignment = session.assignment();
     let statuses = reports.watch();
-    let prober = Arc::new(Prober::new(runtime.clone(), task::runner::now));
+    let prober = Arc::new(Prober::new(runtime.clone(), clock::now));
     let outside = Outside { runtime, network, log, reports, prober, board, boot: boot(), timing };
     let agent = Agent::new(outside, Logs::below(&data_dir), assignment.clone());
     let join = tokio::spawn(async move {

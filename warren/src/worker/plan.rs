@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_swept_and_only_then_forgotten() {
         let assignment = an_assignment(1, []);
-        let record = Record { status: a_task(1).status, boot: String::new() };
+        let record = Record { status: a_task(1).status, failures: 0, boot: String::new() };
         let held = Held {
             containers: [(id(1), ContainerState::Running { pid: 7 }), (id(4), ContainerState::Created)]
                 .into(),

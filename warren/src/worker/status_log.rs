@@ -18,8 +18,11 @@ use crate::model::{ContainerStatus, Health, TaskId, TaskState, TaskStatus, Times
 /// What is remembered of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// STARTING (written before the start is tried), RUNNING, or an end.
+    /// STARTING (written before the start is tried), RUNNING, or an end. A RUNNING one with a
+    /// message is being ended because it is unhealthy: the message is what its end will say.
     pub status: TaskStatus,
+    /// Failed tries of its health check in a row, of those that count.
+    pub failures: u32,
     /// The boot of the machine it was written in: a container that is only "created" after a
     /// reboot may have run before it.
     pub boot: String,
@@ -36,6 +39,12 @@ struct Stored {
     /// Its word; absent without a health check.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     health: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    failures: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The records of a node.
@@ -77,7 +86,7 @@ impl StatusLog {
                 Ok(None) => {}
                 Err(e @ SavedError::Damaged { .. }) => {
                     tracing::error!(%task, "{e}; the task counts as one that has run");
-                    records.insert(task, Record { status: damaged(), boot: String::new() });
+                    records.insert(task, Record { status: damaged(), failures: 0, boot: String::new() });
                 }
                 Err(e) => return Err(e),
             }
@@ -112,7 +121,7 @@ impl StatusLog {
             container,
             health: health(&stored.health),
         };
-        Ok(Some(Record { status, boot: stored.boot }))
+        Ok(Some(Record { status, failures: stored.failures, boot: stored.boot }))
     }
 
     /// Remembers. When this returns, a power cut does not undo it.
@@ -120,7 +129,7 @@ impl StatusLog {
     /// # Errors
     /// The file system's.
     pub fn put(&self, task: TaskId, record: &Record) -> Result<(), SavedError> {
-        let Record { status, boot } = record;
+        let Record { status, failures, boot } = record;
         let stored = Stored {
             state: status.state as u16,
             at_ms: status.at.0,
@@ -129,6 +138,7 @@ impl StatusLog {
             exit_code: status.container.and_then(|c| c.exit_code),
             boot: boot.clone(),
             health: status.health.name().to_owned(),
+            failures: *failures,
         };
         // Numbers and strings cannot fail to become JSON.
         saved::write(&self.path(task), &serde_json::to_vec(&stored).unwrap_or_default())
@@ -180,6 +190,7 @@ mod tests {
                 container: Some(ContainerStatus { pid: 42, exit_code: Some(3), oom_killed: false }),
                 health: Health::Unhealthy,
             },
+            failures: 4,
             boot: "boot".into(),
         };
         log.put(a, &record).unwrap();

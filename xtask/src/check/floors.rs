@@ -9,7 +9,7 @@ use super::source::{Token, tokens};
 /// The rooms of each floor, from the ground up.
 const FLOORS: &[&[&str]] = &[
     &["model"],
-    &["ca", "ipam", "proto", "observability", "seal"],
+    &["ca", "clock", "ipam", "proto", "observability", "seal"],
     &["store", "rpc", "logbroker"],
     &["api", "raft"],
     &["manager", "worker", "net", "ingress"],

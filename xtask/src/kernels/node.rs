@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::initramfs::{self, File};
+use super::{
+    Clock, Machine,
+    initramfs::{self, File},
+};
 use crate::{
     packages,
     process::{command, find, output, run as execute, say},
@@ -58,7 +61,14 @@ pub fn run(init: &Path) -> Result<()> {
     }
     let ramfs = dir.join("initramfs-node");
     initramfs::write(&ramfs, &files, &kernel.modules(&MODULES))?;
-    super::boot(&kernel.image, &ramfs, &dir.join("console-node"), "3072")
+    let machine = Machine {
+        kernel: kernel.image,
+        ramfs,
+        console: dir.join("console-node"),
+        memory: "3072",
+        clock: Clock::Instructions,
+    };
+    machine.boot()
 }
 
 /// The shared libraries of a program, the loader among them; none of a static one.

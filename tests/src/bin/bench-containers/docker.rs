@@ -43,7 +43,8 @@ impl Side for Docker {
     fn start_one(&mut self, args: &[&str]) -> Result<i64> {
         let id = self.run(args)?;
         let pid = self.0.run(&["inspect", "-f", "{{.State.Pid}}", id.trim()])?;
-        pid.trim().parse().with_context(|| format!("a process: {pid}"))
+        let pid: i64 = pid.trim().parse().with_context(|| format!("a process: {pid}"))?;
+        self.0.outside(pid).with_context(|| format!("process {pid} of the engine's is not to be seen"))
     }
 
     fn start_many(&mut self, count: usize) -> Result<Started> {

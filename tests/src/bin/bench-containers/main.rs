@@ -8,7 +8,7 @@ mod warren;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use sides::{Side, Started};
+use sides::{AT_ONCE, Side, Started};
 use warren_tests::{
     Cluster,
     bench::{docker::installed, measure::machine},
@@ -20,7 +20,7 @@ const COUNTS: [usize; 3] = [1, 20, 100];
 /// Containers of the memory figure.
 const IDLE: usize = 20;
 /// Lines of a hundred bytes, on each stream.
-const LINES: u64 = 400_000;
+const LINES: u64 = 3_000_000;
 const WIDTH: u64 = 100;
 
 fn main() -> ExitCode {
@@ -60,6 +60,7 @@ impl Figures {
     }
 }
 
+#[derive(Clone)]
 struct Row {
     what: String,
     unit: &'static str,
@@ -80,8 +81,11 @@ fn bench(rounds: usize) -> Result<()> {
     let mut warren = warren::Warren::start(cluster.host("node")?)?;
     let mut rows = Vec::new();
 
-    for count in COUNTS {
-        // A hundred one after the other take Docker half a minute.
+    // One part only: `start`, `output` or `memory`.
+    let only = std::env::args().nth(2);
+    let wanted = |part: &str| only.as_deref().is_none_or(|o| o == part);
+    for count in COUNTS.into_iter().filter(|_| wanted("start")) {
+        // They take Docker half a minute, one after the other.
         let rounds = if count > 20 { rounds.min(3) } else { rounds };
         let row = |what: &str| Row {
             what: format!("{count} × {what}"),
@@ -91,7 +95,7 @@ fn bench(rounds: usize) -> Result<()> {
         };
         let mut running = row("create to running (Docker: `docker run -d` side by side)");
         let mut command = row("the whole command (Docker: `docker run -d` one after the other)");
-        let mut bare = row("`ctr run -d` side by side, in Warren's containerd, for comparison");
+        let mut bare = row("`ctr run -d` likewise, in Warren's containerd, for comparison");
         for round in 0..rounds {
             say(&format!("{count} containers, round {} of {rounds}", round + 1));
             let Started { running: seen, command: whole } = warren.start_many(count)?;
@@ -100,18 +104,20 @@ fn bench(rounds: usize) -> Result<()> {
             command.warren.0.push(whole);
             bare.warren.0.push(warren.bare(count)?);
             if let Some(docker) = &mut docker {
-                let Started { running: seen, .. } = docker.start_many(count)?;
-                docker.remove_all()?;
-                running.docker.0.push(seen);
-                if count <= 20 {
-                    command.docker.0.push(docker.one_by_one(count)?);
+                if count <= AT_ONCE {
+                    let Started { running: seen, .. } = docker.start_many(count)?;
                     docker.remove_all()?;
+                    running.docker.0.push(seen);
                 }
+                command.docker.0.push(docker.one_by_one(count)?);
+                docker.remove_all()?;
             }
         }
+        print(&[running.clone(), command.clone(), bare.clone()], docker.is_some());
         rows.extend([running, command, bare]);
     }
 
+    let outputs = if wanted("output") { rounds } else { 0 };
     for (what, unit) in [
         (format!("output, lines of {WIDTH} bytes on two streams: lines"), "lines/s"),
         ("… bytes".to_owned(), "MB/s"),
@@ -121,7 +127,7 @@ fn bench(rounds: usize) -> Result<()> {
         rows.push(Row { what, unit, warren: Figures::default(), docker: Figures::default() });
     }
     let first = rows.len() - 4;
-    for round in 0..rounds {
+    for round in 0..outputs {
         say(&format!("output, round {} of {rounds}", round + 1));
         let one = |side: &mut dyn Side| -> Result<[f64; 4]> {
             let o = side.output(LINES, WIDTH)?;
@@ -145,6 +151,10 @@ fn bench(rounds: usize) -> Result<()> {
         }
     }
 
+    if !wanted("memory") {
+        print(&rows, docker.is_some());
+        return Ok(());
+    }
     say(&format!("memory of {IDLE} idle containers"));
     let mut memory = |what: &str, f: fn(&mut dyn Side, usize) -> Result<f64>| -> Result<Row> {
         let docker = match &mut docker {

@@ -18,6 +18,7 @@ use crate::{
         CopyFromRequest, CopyToRequest, StatPathRequest,
         copy_to_request::{Part, To},
     },
+    rpc,
     worker::runtime::copy::{Owners, PathKind, causes, kind_of, pack, unpack},
 };
 
@@ -149,10 +150,10 @@ impl Download {
         let source = Source::new(&self.path, stat(context, &self.task, &self.path).await?);
         let Place { directory, name } = place(&source, &Target::new(to, stat_here(to)?))?;
         let mut chunks = self.chunks(&name, source.follow(), context).await?;
-        let (sender, receiver) = mpsc::channel::<Vec<u8>>(4);
+        let (sender, receiver) = rpc::chunks(4);
         let owners = if self.archive { Owners::Archived } else { Owners::Own };
         let into = PathBuf::from(&directory);
-        let unpacking = tokio::task::spawn_blocking(move || unpack(Chunks::new(receiver), &into, owners));
+        let unpacking = tokio::task::spawn_blocking(move || unpack(receiver, &into, owners));
         let received = async {
             while let Some(chunk) = chunks.message().await? {
                 // A closed channel: it has failed, and says why below.
@@ -237,36 +238,6 @@ impl Upload {
         });
         context.containers().await?.copy_to(ReceiverStream::new(parts)).await?;
         Ok(())
-    }
-}
-
-/// Reads chunks from a channel, to an empty one.
-struct Chunks {
-    receiver: mpsc::Receiver<Vec<u8>>,
-    current: io::Cursor<Vec<u8>>,
-    ended: bool,
-}
-
-impl Chunks {
-    fn new(receiver: mpsc::Receiver<Vec<u8>>) -> Self {
-        Self { receiver, current: io::Cursor::default(), ended: false }
-    }
-}
-
-impl Read for Chunks {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.current.read(into)? {
-                0 if self.ended || into.is_empty() => return Ok(0),
-                0 => {}
-                n => return Ok(n),
-            }
-            match self.receiver.blocking_recv() {
-                Some(chunk) if chunk.is_empty() => self.ended = true,
-                Some(chunk) => self.current = io::Cursor::new(chunk),
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive was cut off")),
-            }
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `warren net …`
 
+mod drops;
+
 use clap::Subcommand;
 
 use super::{Context, Format, ListArgs, output};
@@ -12,6 +14,8 @@ pub(super) enum Verb {
     Ls(LsArgs),
     /// List live flows.
     Flows(FlowsArgs),
+    /// Show what the datapath has dropped, by reason, with the last packet of each.
+    Drops(drops::DropsArgs),
     /// Compare what the datapath should hold with what it holds; fails when they differ.
     Check(CheckArgs),
 }
@@ -45,6 +49,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
     match verb {
         Verb::Ls(args) => ls(args, context).await,
         Verb::Flows(args) => flows(args, context).await,
+        Verb::Drops(args) => drops::drops(args, context).await,
         Verb::Check(args) => check(args, context).await,
     }
 }

@@ -1,10 +1,11 @@
 use std::{
     collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use crate::{
     cli::{Context, Format, ListArgs, output::List},
+    clock,
     model::{Health, PortSpec, Service, Task, Timestamp, parse},
     proto::v1::{
         ListNodesRequest, ListProbesRequest, ListServicesRequest, ListTasksRequest, ProbeResult,
@@ -65,7 +66,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         })
         .collect();
     let of_tries = args.probes && args.list.format == Format::Table;
-    let list = if of_tries { tries(&tasks) } else { table(&tasks, now()) };
+    let list = if of_tries { tries(&tasks) } else { table(&tasks, clock::now()) };
     list.print(args.list)
 }
 
@@ -171,9 +172,4 @@ fn probe_json(r: &ProbeResult) -> serde_json::Value {
         "code": r.code,
         "output": r.output,
     })
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::default().after(since)
 }

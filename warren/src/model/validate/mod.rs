@@ -1,7 +1,8 @@
 //! The rules of what users write: everything that can be known without a node. One place, used by
-//! the command line before it asks and by the API before it stores.
+//! the command line before it asks, by the API before it stores, and by a node before it makes a
+//! container, which then knows only what depends on the node.
 //!
-//! A rule is a function over the spec; [`service`] is all of them. What is wrong is one sentence
+//! A rule is a function over the spec; [`service`] is all of them, [`task`] those of a container. What is wrong is one sentence
 //! that names the flag and says how to mend it.
 
 mod health;
@@ -21,7 +22,7 @@ pub use process::env_entry;
 
 use std::path::{Component, Path};
 
-use super::ServiceSpec;
+use super::{ServiceSpec, TaskSpec};
 
 /// Most replicas one service may ask for.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -69,12 +70,20 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
         ));
     }
     process::labels("--label", &spec.labels)?;
-    process::task(&spec.task)?;
-    mounts::task(&spec.task)?;
-    security::task(&spec.task)?;
-    resources::task(&spec.task)?;
-    health::check(&spec.task.health)?;
+    task(&spec.task)?;
     ports::check(spec)
+}
+
+/// Every rule that what a container is made of must meet by itself.
+///
+/// # Errors
+/// The first rule broken.
+pub fn task(spec: &TaskSpec) -> Result<(), Invalid> {
+    process::task(spec)?;
+    mounts::task(spec)?;
+    security::task(spec)?;
+    resources::task(spec)?;
+    health::check(&spec.health)
 }
 
 /// A path that means the same wherever it is said: absolute, without `..`.

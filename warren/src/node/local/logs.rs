@@ -15,7 +15,9 @@ use tonic::{Request, Response, Status};
 use crate::{
     model::{Assignment, TaskId},
     proto::v1::{self, logs_server, read_log_request::Stream as WireStream},
-    worker::logs::{self, Changes, Line, Query, Reader, Step, writer::record::Stream as Source},
+    worker::logs::{
+        self, Begun, Changes, Line, Place, Position, Query, Reader, Step, writer::record::Stream as Source,
+    },
 };
 
 /// Messages that may wait for a slow reader.
@@ -51,8 +53,9 @@ impl logs_server::Logs for Logs {
             )));
         }
         let (sender, receiver) = mpsc::channel(AHEAD);
+        let from = request.from.map(place);
         let reading = Reading { dir, task, assignment: self.assignment.clone(), sender };
-        tokio::spawn(reading.run(query, request.follow));
+        tokio::spawn(reading.run(query, from, request.follow));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -86,6 +89,39 @@ fn query(request: &v1::ReadLogRequest) -> Result<Query, Status> {
     })
 }
 
+fn place(p: v1::LogPlace) -> Place {
+    let begun = |b: v1::log_place::Begun| Begun {
+        from: Position { number: b.file, offset: b.offset },
+        at_ns: b.at_ns,
+        told: b.told,
+    };
+    Place {
+        at: Position { number: p.file, offset: p.offset },
+        last_ns: p.at_ns,
+        begun: [p.stdout.map(begun), p.stderr.map(begun)],
+        first: Position { number: p.first_file, offset: p.first_offset },
+    }
+}
+
+fn wire_place(p: Place) -> v1::LogPlace {
+    let begun = |b: Begun| v1::log_place::Begun {
+        file: b.from.number,
+        offset: b.from.offset,
+        at_ns: b.at_ns,
+        told: b.told,
+    };
+    let [stdout, stderr] = p.begun.map(|b| b.map(begun));
+    v1::LogPlace {
+        file: p.at.number,
+        offset: p.at.offset,
+        at_ns: p.last_ns,
+        stdout,
+        stderr,
+        first_file: p.first.number,
+        first_offset: p.first.offset,
+    }
+}
+
 /// One reader's way through a task's output.
 struct Reading {
     dir: PathBuf,
@@ -95,19 +131,23 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(self, query: Query, follow: bool) {
-        if let Err(status) = self.read(query, follow).await {
+    async fn run(self, query: Query, from: Option<Place>, follow: bool) {
+        if let Err(status) = self.read(query, from, follow).await {
             // Nobody listens any more: nobody needs to know.
             let _ = self.sender.send(Err(status)).await;
         }
     }
 
-    async fn read(&self, query: Query, follow: bool) -> Result<(), Status> {
+    async fn read(&self, query: Query, from: Option<Place>, follow: bool) -> Result<(), Status> {
         // Before the first look, so that no change is missed after it.
         let mut changes = follow.then(|| Changes::of(&self.dir));
         let until = query.until_ns;
         let dir = self.dir.clone();
-        let mut reader = blocking(move || Reader::open(&dir, query, follow)).await?;
+        let open = move || match from {
+            None => Reader::open(&dir, query, follow),
+            Some(place) => Reader::resume(&dir, query, place, follow),
+        };
+        let mut reader = blocking(open).await?;
         let mut caught_up = false;
         let mut assignment = self.assignment.clone();
         loop {
@@ -117,7 +157,7 @@ impl Reading {
             loop {
                 let (next, lines, step) = blocking(move || fill(reader)).await?;
                 reader = next;
-                if !lines.is_empty() && !self.send(lines, false).await {
+                if !lines.is_empty() && !self.send(lines, &reader, Mark::None).await {
                     return Ok(());
                 }
                 if step == Step::End {
@@ -125,7 +165,8 @@ impl Reading {
                 }
             }
             let Some(changes) = changes.as_mut().filter(|_| !over) else { break };
-            if !std::mem::replace(&mut caught_up, true) && !self.send(Vec::new(), true).await {
+            let news = !std::mem::replace(&mut caught_up, true);
+            if news && !self.send(Vec::new(), &reader, Mark::CaughtUp).await {
                 return Ok(());
             }
             tokio::select! {
@@ -136,12 +177,12 @@ impl Reading {
         }
         let mut lines = Vec::new();
         reader.finish(&mut lines);
-        self.send(lines, true).await;
+        self.send(lines, &reader, Mark::Ended).await;
         Ok(())
     }
 
-    /// Sends lines; whether anybody listens.
-    async fn send(&self, lines: Vec<Line>, caught_up: bool) -> bool {
+    /// Sends what the reader has told last; whether anybody listens.
+    async fn send(&self, lines: Vec<Line>, reader: &Reader, mark: Mark) -> bool {
         let records = lines
             .into_iter()
             .map(|l| v1::LogRecord {
@@ -154,8 +195,24 @@ impl Reading {
                 data: l.data,
             })
             .collect();
-        self.sender.send(Ok(v1::LogRecords { records, caught_up })).await.is_ok()
+        let records = v1::LogRecords {
+            records,
+            caught_up: mark != Mark::None,
+            place: Some(wire_place(reader.place())),
+            ended: mark == Mark::Ended,
+        };
+        self.sender.send(Ok(records)).await.is_ok()
     }
+}
+
+/// What a message says beside its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    None,
+    /// All that there was is told.
+    CaughtUp,
+    /// Nothing comes any more.
+    Ended,
 }
 
 /// Whether a moment is over. A line takes a moment from the container to the file.

@@ -102,6 +102,28 @@ impl node_local_server::NodeLocal for NodeLocal {
         Ok(Response::new(v1::ListFlowsResponse { flows, truncated }))
     }
 
+    async fn list_drops(
+        &self,
+        _: Request<v1::ListDropsRequest>,
+    ) -> Result<Response<v1::ListDropsResponse>, Status> {
+        let address = |a: Option<std::net::SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
+        let drops = self.net.dropped().await.map_err(|e| net_error(&e))?;
+        let drops = drops.into_iter().map(|d| v1::Dropped {
+            reason: d.reason.to_owned(),
+            meaning: d.meaning.to_owned(),
+            packets: d.packets,
+            last: d.last.map(|p| v1::dropped::Packet {
+                ago_ms: p.ago_ms,
+                source: address(p.source),
+                destination: address(p.destination),
+                protocol: p.protocol.into(),
+                length: p.length,
+                device: p.device,
+            }),
+        });
+        Ok(Response::new(v1::ListDropsResponse { drops: drops.collect() }))
+    }
+
     async fn check_network(
         &self,
         _: Request<v1::CheckNetworkRequest>,

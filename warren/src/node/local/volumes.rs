@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    model::{MountSource, NodeId, TaskSpec, Timestamp},
+    clock,
+    model::{MountSource, NodeId, TaskSpec},
     proto::v1::{self, volumes_server},
     store::Store,
     worker::volumes::{self, VolumeError, VolumeInfo},
@@ -81,11 +82,6 @@ impl Volumes {
     }
 }
 
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::default().after(since)
-}
-
 #[tonic::async_trait]
 impl volumes_server::Volumes for Volumes {
     async fn create_volume(
@@ -94,7 +90,7 @@ impl volumes_server::Volumes for Volumes {
     ) -> Result<Response<v1::Volume>, Status> {
         let v1::CreateVolumeRequest { name, labels } = request.into_inner();
         let labels: BTreeMap<String, String> = labels.into_iter().collect();
-        let made = self.work(move |this| this.volumes.create(&name, &labels, now())).await?;
+        let made = self.work(move |this| this.volumes.create(&name, &labels, clock::now())).await?;
         Ok(Response::new(self.tell(made, None)))
     }
 

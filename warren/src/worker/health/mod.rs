@@ -23,7 +23,7 @@ pub use self::{
     board::{Board, Tries},
     check::Check,
     prober::Prober,
-    tracker::Tracker,
+    tracker::{Known, Tracker},
 };
 use crate::model::Timestamp;
 

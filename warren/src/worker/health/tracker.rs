@@ -26,6 +26,17 @@ const SHIFTS: u32 = 2;
 /// The most that one gap is shortened by.
 const SHIFT: f64 = 0.55;
 
+/// What agents before this one knew of a task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its health.
+    pub health: Health,
+    /// Failed tries in a row.
+    pub failures: u32,
+    /// Whether it counted as running already.
+    pub served: bool,
+}
+
 /// One task's health.
 #[derive(Debug, Clone)]
 pub struct Tracker {
@@ -45,29 +56,23 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// The health of a container that was started at `started`. `known` is what an agent before
-    /// this one knew; `served` whether the task counted as running already.
+    /// The health of a container that was started at `started`. A row of failures goes on where
+    /// the agent before left it: agents that die again and again do not keep a sick task open.
     #[must_use]
-    pub fn new(
-        check: Check,
-        task: TaskId,
-        started: Timestamp,
-        known: Health,
-        served: bool,
-        now: Timestamp,
-    ) -> Self {
+    pub fn new(check: Check, task: TaskId, started: Timestamp, known: Known, now: Timestamp) -> Self {
         let place = place(task);
-        let was_healthy = served || matches!(known, Health::Healthy | Health::Unhealthy);
+        let Known { health, failures, served } = known;
+        let was_healthy = served || matches!(health, Health::Healthy | Health::Unhealthy);
         let gap = if check.start_period.is_zero() { check.interval } else { check.start_interval };
         // What was healthy is looked at as soon as may be: nobody has looked while there was no agent.
         let due = if was_healthy { now } else { started.after(gap).max(now) };
         Self {
             place,
             started,
-            health: if known == Health::None { Health::Starting } else { known },
+            health: if health == Health::None { Health::Starting } else { health },
             was_healthy,
             confirmed: false,
-            failures: if known == Health::Unhealthy { check.retries } else { 0 },
+            failures: if health == Health::Unhealthy { failures.max(check.retries) } else { failures },
             shifts: 0,
             next_at: due.after(gap.mul_f64(FIRST_SPREAD * place)),
             results: VecDeque::new(),

@@ -24,7 +24,7 @@ fn task(n: u128) -> TaskId {
 const START: Timestamp = Timestamp(1_000_000);
 
 fn fresh(check: Check) -> Tracker {
-    Tracker::new(check, task(1), START, Health::None, false, START)
+    Tracker::new(check, task(1), START, Known::default(), START)
 }
 
 fn result(good: bool, at: Timestamp) -> Tried {
@@ -96,7 +96,8 @@ fn failures_of_the_start_period_do_not_count_and_a_success_ends_it() {
 #[test]
 fn what_an_agent_before_knew_stays_until_a_probe_says_otherwise() {
     let later = START.after(Duration::from_secs(3600));
-    let adopt = |known, served| Tracker::new(check(), task(7), START, known, served, later);
+    let adopt =
+        |health, served| Tracker::new(check(), task(7), START, Known { health, failures: 0, served }, later);
     for (known, served, health, gate) in [
         (Health::Healthy, true, Health::Healthy, None),
         (Health::Unhealthy, true, Health::Unhealthy, Some(Gate::Held)),
@@ -146,7 +147,7 @@ fn a_clock_that_is_set_back_does_not_end_the_probing() {
 fn moments(from: Timestamp, to: Timestamp) -> Vec<u64> {
     let mut all = Vec::new();
     for n in 0..1000 {
-        let mut t = Tracker::new(check(), task(n), START, Health::None, false, START);
+        let mut t = Tracker::new(check(), task(n), START, Known::default(), START);
         let mut now = START;
         while now < to {
             now = t.next_probe(now);
@@ -188,14 +189,17 @@ proptest! {
         retries in 1u32..5,
         start_period in 0u64..60,
         known in prop_oneof![Just(Health::None), Just(Health::Starting), Just(Health::Healthy), Just(Health::Unhealthy)],
+        before in 0u32..5,
         steps in prop::collection::vec((0u8..4, 0u64..30_000), 0..80),
     ) {
         let check = Check { retries, start_period: Duration::from_secs(start_period), ..check() };
         let served = matches!(known, Health::Healthy | Health::Unhealthy);
         let mut now = START;
-        let mut t = Tracker::new(check.clone(), task(3), START, known, served, now);
+        // What is not unhealthy has not failed as often as that.
+        let mut row = if known == Health::Unhealthy { retries + before } else { before % retries };
+        let known = Known { health: known, failures: row, served };
+        let mut t = Tracker::new(check.clone(), task(3), START, known, now);
         let mut was_good = served;
-        let mut row = if known == Health::Unhealthy { retries } else { 0 };
         for (kind, late) in steps {
             now = t.next_probe(now).max(now).after(Duration::from_millis(late));
             match kind {

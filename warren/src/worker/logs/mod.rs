@@ -19,5 +19,5 @@ pub mod writer;
 pub use self::{
     follow::{Changes, is_written},
     keep::Logs,
-    reader::{Line, Query, Reader, Step},
+    reader::{Begun, Line, Place, Position, Query, Reader, Step},
 };

@@ -60,15 +60,41 @@ pub struct Line {
     pub data: Vec<u8>,
 }
 
-/// A place in a task's output.
+/// Where a record of a task's output begins.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    pub(super) number: u64,
-    pub(super) offset: u64,
+pub struct Position {
+    /// The file's.
+    pub number: u64,
+    /// In the file.
+    pub offset: u64,
 }
 
 impl Position {
     pub(super) const START: Self = Self { number: 0, offset: 0 };
+}
+
+/// How far a reader is: all that another one needs to go on behind the last line it told.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where the next record begins.
+    pub at: Position,
+    /// When the last one was written.
+    pub last_ns: i64,
+    /// The unfinished line of each stream, stdout's first.
+    pub begun: [Option<Begun>; 2],
+    /// Lines that end before are none of those asked for.
+    pub first: Position,
+}
+
+/// A line whose end has not been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Where what was not told of it begins.
+    pub from: Position,
+    /// When it was begun.
+    pub at_ns: i64,
+    /// Whether something of it was told.
+    pub told: bool,
 }
 
 /// The beginning of a line whose end has not been read.
@@ -76,6 +102,8 @@ impl Position {
 struct Unfinished {
     at_ns: i64,
     data: Vec<u8>,
+    /// Where `data` begins.
+    begin: Position,
     /// Its beginning was told already.
     told: bool,
     /// Its last record so far.
@@ -89,6 +117,8 @@ pub struct Reader {
     query: Query,
     /// Lines that end before are passed over.
     from: Position,
+    /// Records of each stream that begin before are passed over.
+    told: [Position; 2],
     /// The file being read, held open: it may be removed meanwhile.
     file: Option<File>,
     /// Where the next record begins.
@@ -123,6 +153,42 @@ impl Reader {
         Ok(if follow { reader } else { reader.up_to(end) })
     }
 
+    /// A reader that goes on where another one was.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn resume(dir: &Path, query: Query, place: Place, follow: bool) -> io::Result<Self> {
+        let end = if follow { None } else { tail::end(dir)? };
+        let told = place.begun.map(|begun| begun.map_or(place.at, |b| b.from));
+        let begin = told.into_iter().fold(place.at, Position::min);
+        let mut reader = Self { told, ..Self::at(dir, query, begin, place.first) };
+        reader.last_ns = place.last_ns;
+        for (unfinished, begun) in reader.unfinished.iter_mut().zip(place.begun) {
+            if let Some(Begun { at_ns, told, .. }) = begun {
+                (unfinished.at_ns, unfinished.told) = (at_ns, told);
+            }
+        }
+        Ok(if follow { reader } else { reader.up_to(end) })
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let begun = |stream: Stream| {
+            let u = &self.unfinished[stream as usize];
+            // One that is still on its way through what was told before is as far as that.
+            let next = self.at.max(self.told[stream as usize]);
+            let from = if u.data.is_empty() { next } else { u.begin };
+            (u.told || from != self.at).then_some(Begun { from, at_ns: u.at_ns, told: u.told })
+        };
+        Place {
+            at: self.at,
+            last_ns: self.last_ns,
+            begun: [Stream::Stdout, Stream::Stderr].map(begun),
+            first: self.from,
+        }
+    }
+
     /// Reads no further than `end`; nothing when there is none.
     pub(super) fn up_to(self, end: Option<Position>) -> Self {
         Self { end: Some(end.unwrap_or(Position::START)), ..self }
@@ -135,6 +201,7 @@ impl Reader {
             dir: dir.to_owned(),
             query,
             from,
+            told: [Position::START; 2],
             file: None,
             at: begin,
             end: None,
@@ -160,6 +227,9 @@ impl Reader {
         if self.file.is_none() {
             let there = numbers(&self.dir)?;
             let Some(&number) = there.iter().find(|n| **n >= self.at.number) else { return Ok(Step::End) };
+            if number > self.at.number && self.at != Position::START {
+                self.tell_removed(take);
+            }
             return self.enter(number);
         }
         if self.read(take)? {
@@ -172,10 +242,14 @@ impl Reader {
             return Ok(Step::More);
         }
         if next > self.at.number + 1 {
-            let data = b"warren: what was written next was removed before it could be read\n".to_vec();
-            take(Line { at_ns: self.last_ns, stream: Stream::Stderr, data }, self.at);
+            self.tell_removed(take);
         }
         self.enter(next)
+    }
+
+    fn tell_removed(&self, take: &mut dyn FnMut(Line, Position)) {
+        let data = b"warren: what was written next was removed before it could be read\n".to_vec();
+        take(Line { at_ns: self.last_ns, stream: Stream::Stderr, data }, self.at);
     }
 
     fn enter(&mut self, number: u64) -> io::Result<Step> {
@@ -225,13 +299,16 @@ impl Reader {
 
     fn record(&mut self, record: Record<'_>, place: Position, take: &mut dyn FnMut(Line, Position)) {
         self.last_ns = record.at_ns;
-        if !self.query.wants_stream(record.stream) {
+        if !self.query.wants_stream(record.stream) || place < self.told[record.stream as usize] {
             return;
         }
         let wanted = place >= self.from;
         let unfinished = &mut self.unfinished[record.stream as usize];
-        if unfinished.data.is_empty() && !unfinished.told {
-            unfinished.at_ns = record.at_ns;
+        if unfinished.data.is_empty() {
+            unfinished.begin = place;
+            if !unfinished.told {
+                unfinished.at_ns = record.at_ns;
+            }
         }
         unfinished.place = place;
         unfinished.data.extend_from_slice(record.output);
@@ -259,6 +336,7 @@ impl Reader {
             let data = std::mem::take(&mut unfinished.data);
             let line = Line { at_ns: unfinished.at_ns, stream, data };
             if !line.data.is_empty() && unfinished.place >= self.from && wants(&self.query, &line) {
+                unfinished.told = true;
                 take(line, unfinished.place);
             }
         }

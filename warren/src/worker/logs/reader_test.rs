@@ -125,6 +125,25 @@ fn a_reader_outlives_the_file_it_reads() {
     assert_eq!(late[1..], ["five\n", "six\n"]);
 }
 
+#[test]
+fn who_comes_back_late_is_told_that_something_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |text| write(dir.path(), Limits { max_size: 60, max_files: 2 }, &[line(Stream::Stdout, text)]);
+    put("one\n");
+    let mut reader = Reader::open(dir.path(), Query::default(), true).unwrap();
+    let mut lines = Vec::new();
+    while reader.step(&mut lines).unwrap() == Step::More {}
+    for text in ["two\n", "three\n", "four\n"] {
+        put(text);
+    }
+    let mut later = Reader::resume(dir.path(), Query::default(), reader.place(), true).unwrap();
+    while later.step(&mut lines).unwrap() == Step::More {}
+    let lines = texts(&lines);
+    assert_eq!(lines[0], "one\n");
+    assert!(lines[1].contains("removed before it could be read"), "{lines:?}");
+    assert_eq!(lines[2..], ["three\n", "four\n"]);
+}
+
 fn pieces() -> impl Strategy<Value = Vec<(Stream, Vec<u8>, bool)>> {
     let stream = prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)];
     let bytes = prop::collection::vec(prop_oneof![3 => any::<u8>(), 1 => Just(b'\n')], 0..40);
@@ -150,6 +169,44 @@ proptest! {
             let read: Vec<u8> = lines.iter().filter(|l| l.stream == stream).flat_map(|l| l.data.clone()).collect();
             prop_assert_eq!(read, written);
         }
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_another_was(
+        mut pieces in pieces(), max_size in 1..3000u64, tail in prop::option::of(0..30u64),
+        stream in prop::option::of(prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)]),
+        handed_on in prop::collection::vec(any::<bool>(), 1..20), later in 0..60usize,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { max_size, ..FOREVER };
+        let later = pieces.split_off(later.min(pieces.len()));
+        write(dir.path(), limits, &pieces);
+        let query = Query { tail, stream, ..Query::default() };
+        let mut straight = Reader::open(dir.path(), query.clone(), true).unwrap();
+        let mut broken = Reader::open(dir.path(), query.clone(), true).unwrap();
+        let (mut expected, mut lines) = (Vec::new(), Vec::new());
+        let mut handed_on = handed_on.into_iter().cycle();
+        for more in [&later[..], &[]] {
+            while straight.step(&mut expected).unwrap() == Step::More {}
+            let mut told = lines.len();
+            while broken.step(&mut lines).unwrap() == Step::More {
+                // Who has got nothing new asks for the same again.
+                if std::mem::replace(&mut told, lines.len()) < lines.len() && handed_on.next() == Some(true) {
+                    broken = Reader::resume(dir.path(), query.clone(), broken.place(), true).unwrap();
+                }
+            }
+            write(dir.path(), limits, more);
+        }
+        straight.finish(&mut expected);
+        broken.finish(&mut lines);
+        prop_assert_eq!(texts(&lines), texts(&expected));
+        prop_assert_eq!(&lines, &expected);
+        // Whoever asks again has heard all.
+        let mut again = Reader::resume(dir.path(), query, broken.place(), false).unwrap();
+        lines.clear();
+        while again.step(&mut lines).unwrap() == Step::More {}
+        again.finish(&mut lines);
+        prop_assert_eq!(&lines, &[]);
     }
 
     #[test]

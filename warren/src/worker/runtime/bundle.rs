@@ -22,7 +22,8 @@ use super::{
     },
 };
 use crate::{
-    model::{Device, Mount, MountSource, Propagation, Task, Timestamp},
+    clock,
+    model::{Device, Mount, MountSource, Propagation, Task},
     worker::{
         executor::RuntimeError,
         volumes::{self, VolumeError, Volumes, fill},
@@ -181,7 +182,7 @@ impl Bundle {
             }
             MountSource::Volume { name: Some(name), no_copy, labels } => {
                 let fill = |volume: &Path| self.fill(volume, &mount.target, !no_copy);
-                bind(self.volumes.mounted(name, labels, now(), fill)?)
+                bind(self.volumes.mounted(name, labels, clock::now(), fill)?)
             }
             MountSource::Volume { name: None, no_copy, .. } => {
                 bind(self.own_volume(&mount.target, !no_copy)?)
@@ -232,11 +233,6 @@ pub(super) fn labels(task: &Task, digest: &str) -> std::collections::HashMap<Str
         ("warren.image.digest".to_owned(), digest.to_owned()),
     ])
     .collect()
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::default().after(since)
 }
 
 fn bind(path: PathBuf) -> HostSource {

@@ -10,8 +10,7 @@ use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-        GetRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest, WaitRequest,
-        container,
+        GetRequest, KillRequest, ListContainersRequest, ListTasksRequest, StartRequest, container,
         snapshots::{
             ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
             StatSnapshotRequest,
@@ -27,6 +26,7 @@ use super::{
     RuntimeConfig, SNAPSHOTTER,
     bundle::{self, Bundle},
     client::{CallError, Client, LONG, SHORT, already, call, found},
+    ends,
     failure::start_error,
     files::{STARTED, STARTING, STOP_SIGNAL, TERMINAL},
     health,
@@ -230,7 +230,7 @@ impl Containerd {
         }
     }
 
-    fn marked(&self, task: TaskId, mark: &str) -> bool {
+    pub(super) fn marked(&self, task: TaskId, mark: &str) -> bool {
         self.config.task_dir(task).join(mark).exists()
     }
 
@@ -261,13 +261,15 @@ impl Containerd {
         if let Some(p) = process {
             return Ok(self.completed(task, state_of(p)).await);
         }
-        if !self.marked(task, STARTED) {
+        if !self.was_started(task) {
             return Ok(ContainerState::Created);
         }
         // A list leaves out a process whose shim was slow to answer: ask for this one before
         // it is called dead.
-        let state = self.process(task).await?.map_or(ContainerState::Stopped(Exit::UNSEEN), |p| state_of(&p));
-        Ok(self.completed(task, state).await)
+        match self.process(task).await? {
+            Some(p) => Ok(self.completed(task, state_of(&p)).await),
+            None => Ok(ContainerState::Stopped(self.kept(task))),
+        }
     }
 
     /// Says of an end whether memory had run out: known as long as the cgroup is there, which goes
@@ -284,19 +286,10 @@ impl Containerd {
         }
     }
 
-    async fn exit(&self, task: TaskId, code: i32) -> Exit {
-        if code == Exit::UNSEEN.code {
-            return Exit::UNSEEN;
-        }
-        let cgroup = self.config.cgroup(task);
-        let killed = tokio::task::spawn_blocking(move || remains::oom_kills(&cgroup) > 0).await;
-        Exit { code, oom_killed: killed.unwrap_or(false) }
-    }
-
-    async fn wait_exit(&self, task: TaskId) -> Result<Exit, CallError> {
-        let r = WaitRequest { container_id: task.to_string(), exec_id: String::new() };
-        let answer = self.client.tasks().wait(self.client.request(r)).await?.into_inner();
-        Ok(self.exit(task, i32::try_from(answer.exit_status).unwrap_or(255)).await)
+    pub(super) async fn exit(&self, task: TaskId, code: i32) -> Exit {
+        let config = self.config.clone();
+        let exit = tokio::task::spawn_blocking(move || ends::exit(&config, task, code)).await;
+        exit.unwrap_or(Exit::with(code))
     }
 }
 
@@ -355,7 +348,7 @@ impl Runtime for Containerd {
     async fn fetch(&self, task: &Task, tell: watch::Sender<String>) -> Result<(), RuntimeError> {
         let (image, spec) = (&task.spec.image, &task.spec);
         // A container that is made has its image.
-        if self.process(task.id).await?.is_some() || self.marked(task.id, STARTED) {
+        if self.process(task.id).await?.is_some() || self.was_started(task.id) {
             return Ok(());
         }
         let when = match spec.pull {
@@ -383,7 +376,7 @@ impl Runtime for Containerd {
         let process = self.process(task.id).await?;
         if self.was_botched(task.id, process.as_ref()) {
             self.delete_process(task.id).await?;
-        } else if process.is_some() || self.marked(task.id, STARTED) {
+        } else if process.is_some() || self.was_started(task.id) {
             return Ok(());
         }
         let image = self.images.resolve(&task.spec.image).await.map_err(RuntimeError::from)?;
@@ -423,7 +416,7 @@ impl Runtime for Containerd {
             self.delete_process(task).await?;
             process = None;
         }
-        if process.is_none() && !self.marked(task, STARTED) {
+        if process.is_none() && !self.was_started(task) {
             // Prepared before the machine was restarted, or cut off before its last step.
             let mounts = found(self.mounts(task).await)?
                 .ok_or_else(|| RuntimeError::Fatal(format!("task {task} was not prepared")))?;
@@ -454,33 +447,25 @@ impl Runtime for Containerd {
         let started = call(LONG, self.client.tasks().start(self.client.request(r))).await;
         let pid = match started {
             Ok(r) => r.pid,
-            // A start that was cut off before may have gone through meanwhile: then it is no error.
-            Err(e) => match self.process(task).await?.as_ref().map(state_of) {
-                Some(ContainerState::Running { pid }) => pid,
-                _ => return Err(start_error(e)),
-            },
+            Err(e) => {
+                if matches!(e, CallError::Away(_)) {
+                    // It may have gone through, and be over before containerd is back.
+                    let config = self.config.clone();
+                    tokio::spawn(async move { ends::witness(&config, task).await });
+                }
+                // A start that was cut off before may have gone through meanwhile: then it is no error.
+                match self.process(task).await?.as_ref().map(state_of) {
+                    Some(ContainerState::Running { pid }) => pid,
+                    _ => return Err(start_error(e)),
+                }
+            }
         };
         self.mark(task, STARTED).await?;
         Ok(pid)
     }
 
     async fn wait(&self, task: TaskId) -> Result<Exit, RuntimeError> {
-        let mut pause = Duration::from_millis(50);
-        loop {
-            match self.wait_exit(task).await {
-                Ok(exit) => return Ok(exit),
-                Err(CallError::NotFound(_)) if self.marked(task, STARTED) => return Ok(Exit::UNSEEN),
-                Err(CallError::NotFound(_)) => {
-                    return Err(RuntimeError::Fatal(format!("task {task} was not started")));
-                }
-                Err(CallError::Away(why)) => {
-                    tracing::debug!(%task, why, "waiting for containerd to come back");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
+        self.wait_for_end(task).await
     }
 
     async fn stop(&self, task: TaskId) -> Result<(), RuntimeError> {

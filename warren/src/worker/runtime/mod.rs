@@ -12,6 +12,7 @@ mod client;
 mod connect;
 mod containerd;
 pub mod copy;
+mod ends;
 pub mod exec;
 mod failure;
 mod files;
@@ -22,6 +23,7 @@ mod preflight;
 mod remains;
 mod reset;
 mod rootfs;
+mod shim;
 pub mod spec;
 pub mod stats;
 mod supervisor;
@@ -35,6 +37,7 @@ use std::path::PathBuf;
 pub use self::{
     connect::ConnectError,
     containerd::Containerd,
+    ends::Ends,
     exec::RunOutput,
     image::{ImageError, ImageInfo, ImageStore, ResolvedImage},
     preflight::{Preflight, PreflightError, discover, preflight},

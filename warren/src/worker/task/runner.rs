@@ -12,6 +12,7 @@ use super::{
     step::{Action, Found, Outcome, Step, Trouble},
 };
 use crate::{
+    clock::now,
     model::{Task, TaskId, TaskState, TaskStatus, Timestamp},
     worker::{
         executor::{Exit, Network, NetworkError, NetworkNamespace, Runtime, RuntimeError},
@@ -62,13 +63,6 @@ pub enum Lost {
     Ended(Exit),
     /// It is not there.
     Gone,
-}
-
-/// The present moment, by this machine's clock.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::default().after(since)
 }
 
 /// Runs a task from wherever it is to its end and until nothing is left of it. `running` tells
@@ -269,8 +263,8 @@ impl Outside {
             }
             Action::Stop => self.runtime.stop(task.id).await?,
             Action::Kill(signal) => self.runtime.kill(task.id, signal).await?,
-            Action::Record(status) => {
-                let record = Record { status, boot: self.boot.to_string() };
+            Action::Record { status, failures } => {
+                let record = Record { status, failures, boot: self.boot.to_string() };
                 let (log, id) = (self.log.clone(), task.id);
                 tokio::task::spawn_blocking(move || log.put(id, &record))
                     .await

@@ -31,7 +31,12 @@ pub enum Action {
     /// Send a signal.
     Kill(i32),
     /// Put a status on disk.
-    Record(TaskStatus),
+    Record {
+        /// The status; see [`Record`] for what its message means.
+        status: TaskStatus,
+        /// Failed tries of its health check in a row.
+        failures: u32,
+    },
     /// Remove the container.
     Remove,
     /// Remove the network.

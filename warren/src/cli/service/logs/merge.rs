@@ -1,7 +1,8 @@
 //! Several tasks' lines in the order of their times.
 //!
 //! What was written before the call is merged exactly: nothing is shown before every task has told
-//! its next line or that it has none. After that a task is not waited for any more.
+//! its next line or that it has none. After that a task is not waited for any more. The same holds
+//! for what was written while the node was away.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,13 +14,16 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use super::print::{Label, Printer};
 use crate::{
-    model::Task,
-    proto::v1::{LogRecord, LogRecords, ReadLogRequest, logs_client::LogsClient},
+    model::{Task, TaskId},
+    proto::v1::{LogPlace, LogRecord, LogRecords, ReadLogRequest, logs_client::LogsClient},
 };
 
 struct Source {
+    task: TaskId,
     label: Label,
     lines: VecDeque<LogRecord>,
+    /// Behind the last line it told; `None` before it told anything.
+    place: Option<LogPlace>,
     /// `None` while it is asked for more, and at its end.
     stream: Option<Streaming<LogRecords>>,
     caught_up: bool,
@@ -46,15 +50,16 @@ impl Merge {
     /// Adds a task's output. Unless it is `needed`, a task that its node knows nothing of (it never
     /// got as far as running) adds none.
     pub(super) async fn add(&mut self, task: &Task, needed: bool) -> Result<(), Status> {
-        let request = ReadLogRequest { task: task.id.to_string(), ..self.request.clone() };
-        let stream = match self.client.read_log(request).await {
-            Ok(answer) => answer.into_inner(),
+        let stream = match self.read(task.id, None).await {
+            Ok(stream) => stream,
             Err(status) if status.code() == Code::NotFound && !needed => return Ok(()),
             Err(status) => return Err(status),
         };
         let source = Source {
+            task: task.id,
             label: Label::of(task),
             lines: VecDeque::new(),
+            place: None,
             stream: Some(stream),
             caught_up: false,
             ended: false,
@@ -63,6 +68,38 @@ impl Merge {
         self.added += 1;
         self.ask();
         Ok(())
+    }
+
+    async fn read(&mut self, task: TaskId, from: Option<LogPlace>) -> Result<Streaming<LogRecords>, Status> {
+        let request = ReadLogRequest { task: task.to_string(), from, ..self.request.clone() };
+        Ok(self.client.read_log(request).await?.into_inner())
+    }
+
+    /// Goes on with another client, behind what was told to this one; those of whose output nothing
+    /// is left. May be called again when it was cut off or did not work.
+    pub(super) async fn resume(&mut self, client: LogsClient<Channel>) -> Result<Vec<TaskId>, Status> {
+        self.client = client;
+        // What they were about to tell is behind their places: it is told again.
+        self.asked.clear();
+        let mut gone = Vec::new();
+        let open: Vec<usize> = self.sources.iter().filter(|(_, s)| !s.ended).map(|(n, _)| *n).collect();
+        for number in open {
+            let Some(source) = self.sources.get_mut(&number) else { continue };
+            (source.stream, source.caught_up) = (None, false);
+            let (task, place) = (source.task, source.place);
+            let answer = self.read(task, place).await;
+            let Some(source) = self.sources.get_mut(&number) else { continue };
+            match answer {
+                Ok(stream) => source.stream = Some(stream),
+                Err(status) if status.code() == Code::NotFound => {
+                    (source.caught_up, source.ended) = (true, true);
+                    gone.push(task);
+                }
+                Err(status) => return Err(status),
+            }
+        }
+        self.ask();
+        Ok(gone)
     }
 
     /// Asks those for more that have told all they had; the others wait, so that memory is bounded.
@@ -88,14 +125,17 @@ impl Merge {
     pub(super) async fn next(&mut self) -> Result<(), Status> {
         let Some((number, stream, answer)) = self.asked.next().await else { return Ok(()) };
         let Some(source) = self.sources.get_mut(&number) else { return Ok(()) };
-        if let Some(more) = answer? {
-            source.caught_up |= more.caught_up;
-            source.lines.extend(more.records);
-            source.stream = Some(stream);
-        } else {
-            (source.caught_up, source.ended) = (true, true);
+        match answer? {
+            Some(more) => {
+                source.caught_up |= more.caught_up;
+                source.ended = more.ended;
+                source.lines.extend(more.records);
+                source.place = more.place;
+                source.stream = (!more.ended).then_some(stream);
+                Ok(())
+            }
+            None => Err(Status::unavailable("the node stopped before it had told all")),
         }
-        Ok(())
     }
 
     /// Prints what can be said to come next.

@@ -1,13 +1,14 @@
 //! `warren service logs`. `target`: whose output. `merge`: of several tasks, in order. `print`: a
-//! line as it is shown.
+//! line as it is shown. `again`: a node that goes away and comes back.
 
+mod again;
 mod merge;
 mod print;
 mod target;
 
 use std::{collections::BTreeSet, io, time::SystemTime};
 
-use tonic::{Code, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use self::{
     merge::Merge,
@@ -16,7 +17,7 @@ use self::{
 };
 use crate::{
     cli::{Context, time},
-    model::{Task, TaskState},
+    model::{ServiceId, Task, TaskId, TaskState},
     proto::v1::{
         GetServiceRequest, ReadLogRequest, ServiceProgress, control_client::ControlClient,
         read_log_request::Stream as WireStream,
@@ -38,7 +39,8 @@ pub(in crate::cli) struct Args {
     /// A service, by name or id, or a task: its id, the beginning of it, or SERVICE.SLOT.
     #[arg(value_name = "SERVICE|TASK")]
     of: String,
-    /// Go on with what is written, also by tasks that come later, until all have ended.
+    /// Go on with what is written, also by tasks that come later, until all have ended. A node that
+    /// goes away is waited for, up to a minute.
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines of each task, of those that the other flags leave, or `all`.
@@ -114,9 +116,11 @@ async fn show(
         }
         .into(),
         grep: args.grep.clone().unwrap_or_default(),
+        from: None,
     };
     let mut merge = Merge::new(logs, request);
     let mut asked = BTreeSet::new();
+    let mut service = None;
     let mut watch = None;
     match target {
         Target::Tasks(tasks) => {
@@ -124,10 +128,10 @@ async fn show(
                 merge.add(&task, true).await?;
             }
         }
-        Target::Service(service, tasks) => {
+        Target::Service(of, tasks) => {
             if args.follow {
-                let request = GetServiceRequest { service: service.id.to_string() };
-                watch = Some(control.watch_service(request).await?.into_inner());
+                watch = self::watch(control, of.id).await?;
+                service = Some(of.id);
             }
             for task in tasks.iter().filter(|t| is_known(t)) {
                 asked.insert(task.id);
@@ -146,23 +150,80 @@ async fn show(
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            more = merge.next(), if !merge.is_done() => more?,
-            progress = news => match progress {
-                Ok(Some(ServiceProgress { service: Some(_), tasks })) => {
-                    for task in tasks {
-                        let task = Task::try_from(task)?;
-                        if is_known(&task) && asked.insert(task.id) {
-                            merge.add(&task, false).await?;
-                        }
-                    }
-                }
-                // The service is gone: what its last tasks wrote is still to come.
-                Ok(_) => watch = None,
-                Err(status) if status.code() == Code::NotFound => watch = None,
-                Err(status) => return Err(status.into()),
-            },
+        let heard = tokio::select! {
+            more = merge.next(), if !merge.is_done() => more.map(|()| None),
+            progress = news => progress.map(Some),
+        };
+        let heard = match heard {
+            Ok(None) => Ok(()),
+            Ok(Some(Some(ServiceProgress { service: Some(_), tasks }))) => {
+                add(&mut merge, &mut asked, tasks).await?
+            }
+            // The service is gone: what its last tasks wrote is still to come.
+            Ok(Some(Some(_))) => {
+                watch = None;
+                Ok(())
+            }
+            Ok(Some(None)) => Err(Status::unavailable("the node stopped")),
+            Err(status) if status.code() == Code::NotFound => {
+                watch = None;
+                Ok(())
+            }
+            Err(status) => Err(status),
+        };
+        match heard {
+            Ok(()) => {}
+            Err(status) if args.follow && again::is_away(&status) => {
+                let service = service.filter(|_| watch.is_some());
+                watch = again::when_back(async || reconnect(context, &mut merge, service).await).await?;
+            }
+            Err(status) => return Err(status.into()),
         }
+    }
+}
+
+/// Adds those that a node has heard of by now.
+async fn add(
+    merge: &mut Merge,
+    asked: &mut BTreeSet<TaskId>,
+    tasks: Vec<crate::proto::v1::Task>,
+) -> anyhow::Result<Result<(), Status>> {
+    for task in tasks {
+        let task = Task::try_from(task)?;
+        if is_known(&task) && !asked.contains(&task.id) {
+            if let Err(status) = merge.add(&task, false).await {
+                return Ok(Err(status));
+            }
+            asked.insert(task.id);
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// What becomes of a service; `None` when it is gone.
+async fn watch(
+    control: &mut ControlClient<Channel>,
+    service: ServiceId,
+) -> Result<Option<Streaming<ServiceProgress>>, Status> {
+    match control.watch_service(GetServiceRequest { service: service.to_string() }).await {
+        Ok(watch) => Ok(Some(watch.into_inner())),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(status),
+    }
+}
+
+/// Goes on where everything was.
+async fn reconnect(
+    context: &Context,
+    merge: &mut Merge,
+    service: Option<ServiceId>,
+) -> anyhow::Result<Option<Streaming<ServiceProgress>>> {
+    for task in merge.resume(context.logs().await?).await? {
+        eprintln!("warren: what task {task} wrote last has been removed meanwhile");
+    }
+    match service {
+        Some(service) => Ok(watch(&mut context.control().await?, service).await?),
+        None => Ok(None),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::time::{Instant, MissedTickBehavior};
@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::{Answers, Containers, answers};
 use crate::{
+    clock,
     model::{NodeId, Task, TaskId, TaskState},
     proto::v1::{StatsRequest, StatsResponse, TaskStats},
     store::Store,
@@ -95,6 +96,5 @@ fn response(
     };
     let tasks: Vec<TaskStats> = tasks.iter().filter_map(stats).collect();
     before.retain(|_, (at, _)| *at == now);
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    StatsResponse { at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX), tasks }
+    StatsResponse { at_ms: clock::now().0, tasks }
 }

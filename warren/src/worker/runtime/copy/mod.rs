@@ -8,7 +8,7 @@ mod archive;
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::archive::{Owners, Unpacked, pack, unpack};
 use super::{Containerd, containerd::blocking, failure::one_line};
-use crate::{model::TaskId, worker::executor::RuntimeError};
+use crate::{model::TaskId, rpc, worker::executor::RuntimeError};
 
 /// Bytes of a chunk of an archive.
 const CHUNK: usize = 64 << 10;
@@ -168,12 +168,11 @@ impl Containerd {
     ) -> Result<(mpsc::Sender<Vec<u8>>, oneshot::Receiver<Result<Unpacked, CopyError>>), CopyError> {
         let place = Place::new(task, directory);
         let inside = self.inside(task).await?;
-        let (sender, chunks) = mpsc::channel(QUEUE);
+        let (sender, mut archive) = rpc::chunks(QUEUE);
         let (answer, done) = oneshot::channel();
         inside.run(move || {
             let result = match kind_of(&place.path) {
                 Ok(PathKind::Directory) => {
-                    let mut archive = Archive { chunks, current: io::Cursor::default(), ended: false };
                     let unpacked = unpack(&mut archive, &place.path, owners);
                     // What follows an archive's end (padding) is read too: the sender waits.
                     let rest = unpacked.and_then(|u| io::copy(&mut archive, &mut io::sink()).map(|_| u));
@@ -254,29 +253,5 @@ impl Write for Chunks {
         }
         let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
         self.sender.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-/// Reads chunks from a channel, to an empty one.
-struct Archive {
-    chunks: mpsc::Receiver<Vec<u8>>,
-    current: io::Cursor<Vec<u8>>,
-    ended: bool,
-}
-
-impl Read for Archive {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.current.read(into)? {
-                0 if self.ended || into.is_empty() => return Ok(0),
-                0 => {}
-                n => return Ok(n),
-            }
-            match self.chunks.blocking_recv() {
-                Some(chunk) if chunk.is_empty() => self.ended = true,
-                Some(chunk) => self.current = io::Cursor::new(chunk),
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive was cut off")),
-            }
-        }
     }
 }

@@ -299,6 +299,8 @@ impl Kept {
     pub(super) async fn delete(&self) {
         let mut pause = Duration::from_millis(50);
         let client = &self.containerd.client;
+        // Its start may have been given up while the shim was still at it.
+        let _readers = self.pipes.readers();
         loop {
             let r = DeleteProcessRequest {
                 container_id: self.name.task.to_string(),

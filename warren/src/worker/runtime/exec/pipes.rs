@@ -80,6 +80,14 @@ impl Pipes {
         Ok((open(self.stdout())?, open(err)?))
     }
 
+    /// Ends to read from, whatever streams there are, so that nobody waits for one: a shim that is
+    /// starting a program opens the outputs one after the other, holds its locks until each has a
+    /// reader, and answers nothing about any program or the container meanwhile.
+    pub(super) fn readers(&self) -> Vec<pipe::Receiver> {
+        let open = |stream| pipe::OpenOptions::new().open_receiver(self.dir.join(stream)).ok();
+        ["out", "err"].into_iter().filter_map(open).collect()
+    }
+
     /// Opens the end to write to, of a started program. Waits for the shim's: what is written
     /// before it is there could be lost.
     pub(super) async fn open_input(&self) -> io::Result<Option<pipe::Sender>> {

@@ -24,6 +24,8 @@ impl Containerd {
 }
 
 async fn take_up(mut kept: Kept) {
+    // It may have died while this was started.
+    let _readers = kept.pipes.readers();
     let mut pause = Duration::from_millis(50);
     let process = loop {
         match kept.process().await {

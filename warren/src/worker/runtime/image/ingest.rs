@@ -16,6 +16,7 @@ use containerd_client::{
     },
     types,
 };
+use sha2::{Digest, Sha256};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
@@ -32,6 +33,7 @@ use crate::{
 };
 
 const LEASE: &str = "warren-import-";
+const COLLECT: &str = "warren-collect-";
 const LEASE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const CHUNK: usize = 1 << 20;
 
@@ -51,6 +53,32 @@ pub(super) async fn end(client: &Client, lease: String, sync: bool) {
     if let Err(e) = already(call(LONG, client.leases().delete(client.request(r))).await) {
         tracing::debug!(error = %e, "a lease stays until it expires");
     }
+}
+
+/// Waits until what nothing holds is gone from the disk, also that of which containerd has no
+/// record: what it stored in the moment in which it was killed, or for a lease that had just ended.
+/// It looks for such content and layers only when it removes some that it does know.
+pub(super) async fn collect(client: &Client) -> Result<(), ImageError> {
+    let lease = begin(client, COLLECT).await?;
+    let going = async {
+        let content = lease.clone().into_bytes();
+        let digest = format!("sha256:{}", hex::encode(Sha256::digest(&content)));
+        write(client, &lease, &digest, Source::Bytes(content), Vec::new()).await?;
+        let r = PrepareSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: lease.clone(),
+            parent: String::new(),
+            labels: Default::default(),
+        };
+        Ok::<_, ImageError>(client.prepare_snapshot(r, Some(&lease)).await.map(drop)?)
+    }
+    .await;
+    // On a full disk, say. What it knows of goes all the same.
+    if let Err(e) = going {
+        tracing::warn!(error = %e, "what containerd has no record of may stay on the disk");
+    }
+    end(client, lease, true).await;
+    Ok(())
 }
 
 /// Stores an image of an archive whole and gives it its names.

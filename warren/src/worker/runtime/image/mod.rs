@@ -366,7 +366,7 @@ impl ImageStore {
                 self.delete(&image.reference, false).await?;
             }
             self.forget_pulls(Duration::ZERO).await?;
-            self.collect().await?;
+            ingest::collect(&self.client).await?;
         }
         Ok(Pruned { images, reclaimed: going.into_values().sum() })
     }
@@ -377,14 +377,6 @@ impl ImageStore {
             return Ok(BTreeMap::new());
         };
         Ok(manifest.layers.into_iter().chain([manifest.config]).map(|d| (d.digest, d.size)).collect())
-    }
-
-    /// Waits until what nothing holds is gone from the disk.
-    async fn collect(&self) -> Result<(), ImageError> {
-        // The end of any lease can be waited for so.
-        let lease = ingest::begin(&self.client, "warren-collect-").await?;
-        ingest::end(&self.client, lease, true).await;
-        Ok(())
     }
 
     async fn delete(&self, reference: &ImageReference, sync: bool) -> Result<(), ImageError> {
@@ -416,7 +408,8 @@ impl ImageStore {
     pub async fn sweep(&self) -> Result<(), ImageError> {
         let _changes = self.changes.lock().await;
         ingest::sweep(&self.client).await?;
-        self.sweep_pulls().await
+        self.sweep_pulls().await?;
+        ingest::collect(&self.client).await
     }
 }
 

@@ -25,18 +25,6 @@ const MASKED: [&str; 12] = [
 /// Can only be read; Docker's list.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Parameters that an IPC namespace has for itself.
-const IPC: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
 fn namespaces(input: &SpecInput<'_>) -> Result<Vec<oci::LinuxNamespace>, SpecError> {
     use oci::LinuxNamespaceType as N;
     let mut kinds = vec![N::Mount, N::Uts, N::Ipc, N::Pid];
@@ -59,38 +47,13 @@ fn namespaces(input: &SpecInput<'_>) -> Result<Vec<oci::LinuxNamespace>, SpecErr
     Ok(namespaces)
 }
 
-/// Kernel parameters. Only those of the container's own namespaces: any other would be the node's.
-fn sysctls(spec: &TaskSpec) -> Result<HashMap<String, String>, SpecError> {
-    let mut all = HashMap::new();
-    if spec.network != NetworkMode::Host {
-        // In a container's own network namespace these two need no privilege: as with Docker.
-        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
-    }
-    for (name, value) in &spec.security.sysctls {
-        // Both ways of writing one are known: net.ipv4.x and net/ipv4/x.
-        let dotted = if name.find('/').is_some_and(|slash| name.find('.').is_none_or(|dot| slash < dot)) {
-            name.replace('/', ".")
-        } else {
-            name.clone()
-        };
-        if dotted.starts_with("net.") && spec.network == NetworkMode::Host {
-            return Err(SpecError::Refused(format!(
-                "--sysctl {name}: on the host's network it would be set for the whole node; set it there, or leave --network host away"
-            )));
-        }
-        let own = dotted.starts_with("net.")
-            || dotted.starts_with("fs.mqueue.")
-            || dotted == "kernel.domainname"
-            || IPC.contains(&dotted.as_str());
-        if !own || dotted.contains("..") {
-            return Err(SpecError::Refused(format!(
-                "--sysctl {name}: a container has no such parameter of its own; those below net., fs.mqueue. and of System V IPC can be set, others only on the node"
-            )));
-        }
-        all.insert(dotted, value.clone());
-    }
-    Ok(all)
+/// Kernel parameters of the container's own namespaces.
+fn sysctls(spec: &TaskSpec) -> HashMap<String, String> {
+    // In a container's own network namespace these two need no privilege: as with Docker.
+    let free = [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+    let free = free.iter().filter(|_| spec.network != NetworkMode::Host);
+    let free = free.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    free.chain(spec.security.sysctls.clone()).collect()
 }
 
 pub(super) fn linux(input: &SpecInput<'_>, process: &oci::Process) -> Result<oci::Linux, SpecError> {
@@ -105,7 +68,7 @@ pub(super) fn linux(input: &SpecInput<'_>, process: &oci::Process) -> Result<oci
         .namespaces(namespaces(input)?)
         .cgroups_path(input.cgroup)
         .resources(resources(&spec.resources, rules, input.host)?)
-        .sysctl(sysctls(spec)?)
+        .sysctl(sysctls(spec))
         .masked_paths(texts(&MASKED))
         .readonly_paths(texts(&READ_ONLY))
         .devices(devices::nodes(input.devices)?)

@@ -3,7 +3,8 @@
 //!
 //! A file for each noun: `process`, `mounts`, `linux` (namespaces, kernel parameters, hidden
 //! paths), `capabilities`, `seccomp`, `resources`, `devices`; `image` and `user` are what an image
-//! says. What the node cannot give is refused by the name of its option, never left out.
+//! says. What the node cannot give is refused by the name of its option, never left out. What could
+//! be known without a node is `model::validate`'s.
 
 pub(super) mod capabilities;
 mod devices;
@@ -31,7 +32,7 @@ pub use self::{
     user::{User, UserError, resolve_user},
 };
 pub use super::{files::TaskFiles, rootfs::Accounts};
-use crate::model::Task;
+use crate::model::{Task, validate};
 
 /// Where a container finds its small init, as Docker's do.
 const INIT: &str = "/sbin/docker-init";
@@ -108,6 +109,9 @@ pub struct SpecInput<'a> {
 /// No specification can be made of the task.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
+    /// An option that no node could keep.
+    #[error("cannot start: {0}")]
+    Invalid(#[from] validate::Invalid),
     /// Neither task nor image say what to run.
     #[error(
         "cannot start: neither the service nor the image {0} names a command; add one after the options of service create"
@@ -129,6 +133,7 @@ impl From<oci_spec::OciSpecError> for SpecError {
 
 /// Makes the specification.
 pub fn runtime_spec(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
+    validate::task(&input.task.spec)?;
     let hostname = host_name(input.task, &input.host.name);
     let process = process::process(input, &hostname)?;
     let root = oci::RootBuilder::default().path("rootfs").readonly(input.task.spec.read_only).build()?;

@@ -89,12 +89,6 @@ fn limit(ulimit: &Ulimit, host: &Host) -> Result<oci::PosixRlimit, SpecError> {
         "stack" => R::RlimitStack,
         other => return Err(SpecError::Refused(format!("--ulimit {other}: there is no such limit"))),
     };
-    if ulimit.soft > ulimit.hard {
-        return Err(SpecError::Refused(format!(
-            "--ulimit {}: the soft limit {} is above the hard one, {}",
-            ulimit.name, ulimit.soft, ulimit.hard
-        )));
-    }
     if let Some(own) = host.hard_limits.get(&ulimit.name)
         && ulimit.hard > *own
         && !host.may_raise_limits()

@@ -38,9 +38,6 @@ fn memory(r: &Resources, host: &Host) -> Result<Option<oci::LinuxMemory>, SpecEr
         limits.set_limit(Some(bytes("--memory", limit)?));
     }
     if let Some(reservation) = r.memory_reservation {
-        if r.memory.is_some_and(|limit| limit < reservation) {
-            return refused("--memory-reservation is more than --memory; make it less");
-        }
         limits.set_reservation(Some(bytes("--memory-reservation", reservation)?));
     }
     match (r.memory_swap, r.memory) {
@@ -49,16 +46,7 @@ fn memory(r: &Resources, host: &Host) -> Result<Option<oci::LinuxMemory>, SpecEr
                 "--memory-swap cannot be kept: this node's kernel does not count swap (see swapaccount= of its command line)",
             );
         }
-        (Some(_), None) => return refused("--memory-swap needs --memory beside it"),
-        (Some(-1), _) => _ = limits.set_swap(Some(-1)),
-        (Some(swap), Some(limit)) => {
-            if swap < bytes("--memory", limit)? {
-                return refused(
-                    "--memory-swap is less than --memory; it is memory and swap together, or -1 for no limit",
-                );
-            }
-            limits.set_swap(Some(swap));
-        }
+        (Some(swap), _) => _ = limits.set_swap(Some(swap)),
         // As much swap as memory, where swap is counted.
         (None, Some(limit)) if host.cgroups.swap => {
             limits.set_swap(Some(bytes("--memory", limit)?.saturating_mul(2)));
@@ -164,17 +152,6 @@ mod tests {
                 Resources { memory: Some(MIB), memory_swap: Some(-1), ..none.clone() },
                 &swapless,
                 "--memory-swap cannot be kept",
-            ),
-            (Resources { memory_swap: Some(1 << 30), ..none.clone() }, &host(), "needs --memory"),
-            (
-                Resources { memory: Some(2 * MIB), memory_swap: Some(1 << 20), ..none.clone() },
-                &host(),
-                "less than --memory",
-            ),
-            (
-                Resources { memory: Some(MIB), memory_reservation: Some(2 * MIB), ..none.clone() },
-                &host(),
-                "--memory-reservation",
             ),
         ] {
             let why = json(&r, host).unwrap_err().to_string();

@@ -3,9 +3,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use containerd_client::services::v1::{ExecProcessRequest, GetContainerRequest, StartRequest};
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
 };
 
 use super::fixture::{TestNode, eventually};
@@ -166,8 +170,11 @@ async fn programs_survive_containerd_being_killed() {
     let node = TestNode::with_image().await;
     let c = &node.containerd;
     let (task, _) = node.run(1, &["sleep"]).await;
-    for step in 0..6u64 {
+    let back = async || {
         eventually("containerd runs", async || node.own.running().len() == 1 && c.list().await.is_ok()).await;
+    };
+    for step in 0..6u64 {
+        back().await;
         let pid = node.containerd_pid();
         let killer = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(step * 12)).await;
@@ -182,7 +189,8 @@ async fn programs_survive_containerd_being_killed() {
         }
         killer.await.unwrap();
     }
-    // In the middle of one that has much to say.
+    // In the middle of one that has much to say. The last one killed may still be away.
+    back().await;
     let mut exec = c.exec(task.id, probe(&["flood", "3000000"])).await.unwrap();
     assert!(matches!(exec.next().await, ExecEvent::Stdout(_)));
     eventually("containerd runs", async || node.own.running().len() == 1).await;
@@ -232,6 +240,60 @@ async fn what_a_dead_agent_had_running_is_ended() {
     let detached = *processes(&node, &task).last().unwrap();
     kill(Pid::from_raw(detached), Signal::SIGKILL).unwrap();
     eventually("it was adopted", async || directories(&node) == 0).await;
+    c.remove(task.id).await.unwrap();
+    assert_eq!(node.leftovers().await, [] as [String; 0]);
+}
+
+/// As an agent leaves it that dies after runc has started a program and before the shim has opened
+/// its output: the shim waits for a reader then, and answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn what_a_dead_agent_was_starting_is_ended() {
+    let node = TestNode::with_image().await;
+    let c = &node.containerd;
+    let (task, _) = node.run(1, &["sleep"]).await;
+    let id = task.id.to_string();
+    let dir = node.config.exec_dir().join(format!("{id}.x0000000000000001"));
+    fs::create_dir_all(&dir).unwrap();
+    let [out, err] = ["out", "err"].map(|stream| {
+        let path = dir.join(stream);
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        path.display().to_string()
+    });
+    let record = GetContainerRequest { id: id.clone() };
+    let record = c.client.containers().get(c.client.request(record)).await.unwrap().into_inner();
+    let spec = record.container.unwrap().spec.unwrap();
+    let mut process: serde_json::Value = serde_json::from_slice(&spec.value).unwrap();
+    let mut process = process["process"].take();
+    process["args"] = serde_json::json!(["/bin/probe", "sleep"]);
+    process["terminal"] = false.into();
+    let exec = ExecProcessRequest {
+        container_id: id.clone(),
+        exec_id: "x0000000000000001".into(),
+        stdout: out,
+        stderr: err,
+        spec: Some(prost_types::Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+            value: serde_json::to_vec(&process).unwrap(),
+        }),
+        ..ExecProcessRequest::default()
+    };
+    c.client.tasks().exec(c.client.request(exec)).await.unwrap();
+    let start = StartRequest { container_id: id, exec_id: "x0000000000000001".into() };
+    let started = c.client.tasks();
+    let started = tokio::spawn({
+        let (mut tasks, request) = (started, c.client.request(start));
+        async move { tasks.start(request).await }
+    });
+    eventually("it runs", async || processes(&node, &task).len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!started.is_finished(), "the shim does not wait for a reader: {:?}", started.await);
+    started.abort();
+    c.sweep_execs().await;
+    eventually("nothing of it is left", async || {
+        processes(&node, &task).len() == 1 && directories(&node) == 0
+    })
+    .await;
     c.remove(task.id).await.unwrap();
     assert_eq!(node.leftovers().await, [] as [String; 0]);
 }

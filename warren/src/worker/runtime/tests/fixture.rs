@@ -15,6 +15,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     model::{ImageReference, NodeId, Task, TaskSpec},
@@ -125,10 +126,16 @@ impl TestNode {
         fs::read_dir(dir).map_or(0, Iterator::count)
     }
 
+    /// Where the content store keeps something.
+    pub(super) fn blob(&self, content: &str) -> PathBuf {
+        let dir = self.own.root().join("io.containerd.content.v1.content/blobs/sha256");
+        dir.join(hex::encode(Sha256::digest(content)))
+    }
+
     /// Blobs in the content store.
     pub(super) fn blobs(&self) -> usize {
-        let dir = self.own.root().join("io.containerd.content.v1.content/blobs/sha256");
-        fs::read_dir(dir).map_or(0, Iterator::count)
+        let dir = self.blob("");
+        fs::read_dir(dir.parent().unwrap()).map_or(0, Iterator::count)
     }
 
     /// A running container of `args`.

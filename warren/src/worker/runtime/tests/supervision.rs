@@ -8,7 +8,7 @@ use nix::{
 use super::fixture::{TestNode, again, eventually, program, removed};
 use crate::worker::{
     executor::{ContainerState, Exit, Runtime},
-    runtime::{Supervisor, remains, reset, supervisor::Probe},
+    runtime::{Ends, Supervisor, remains, reset, supervisor::Probe},
 };
 
 fn resident(pid: i32) -> u64 {
@@ -57,6 +57,42 @@ async fn containers_and_waits_outlive_containerd() {
     assert_eq!(second.await.unwrap().unwrap(), Exit::with(137));
     c.remove(task.id).await.unwrap();
     c.remove(other.id).await.unwrap();
+    assert_eq!(node.leftovers().await, [] as [String; 0]);
+}
+
+/// The agent and containerd are both away when containers end.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn ends_that_nobody_was_there_to_see_are_known_to_the_next_agent() {
+    let mut node = TestNode::with_image().await;
+    let mut tasks = Vec::new();
+    for number in 1..=3 {
+        let (task, pid) = node.run(number, &["trap"]).await;
+        tasks.push((task, Pid::from_raw(i32::try_from(pid).unwrap())));
+    }
+    let [(asked, ended), (shot, killed), (other, _)] = tasks.try_into().unwrap();
+    drop(node.supervisor.take());
+    let containerd = node.containerd_pid();
+    kill_9(containerd);
+    eventually("containerd is away", async || node.own.running().is_empty()).await;
+    kill(ended, Signal::SIGTERM).unwrap();
+    kill(killed, Signal::SIGKILL).unwrap();
+    eventually("they have ended", async || {
+        [ended, killed].iter().all(|p| remains::ProcessName::of(p.as_raw()).is_none())
+    })
+    .await;
+    let ends = Ends::watch(&node.config).await;
+    node.supervisor = Some(Supervisor::start(node.own.clone()).await.unwrap());
+    ends.containerd_is_up().await;
+    for (task, code) in [(&asked, 7), (&shot, 137)] {
+        assert_eq!(node.state(task).await, Some(ContainerState::Stopped(Exit::with(code))));
+        assert_eq!(node.containerd.wait(task.id).await.unwrap(), Exit::with(code));
+        assert!(node.containerd.start(task.id).await.is_err(), "it is not started again");
+    }
+    assert!(matches!(node.state(&other).await, Some(ContainerState::Running { .. })));
+    for task in [asked, shot, other] {
+        node.containerd.remove(task.id).await.unwrap();
+    }
     assert_eq!(node.leftovers().await, [] as [String; 0]);
 }
 

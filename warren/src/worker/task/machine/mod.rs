@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attach ▸ prepare ▸ (READY, until start_at) ▸ record STARTING ▸ start ▸ record RUNNING ▸ (until healthy) ▸ open to traffic ▸ RUNNING
-//! unhealthy: held ▸ healthy: open ▸ … or unhealthy for too long: stop, FAILED
+//! unhealthy: held ▸ healthy: open ▸ … or unhealthy for too long: held ▸ record why ▸ stop, FAILED
 //! stop:  close to traffic ▸ stop signal ▸ stop_grace ▸ SIGKILL ▸ ┐
 //! exit, or what cannot be made: close to traffic ▸ ──────────┴▸ record the end ▸ remove ▸ detach ▸ tell the end
 //! ```
@@ -15,22 +15,24 @@
 //! - **No end is lost and nothing is left.** The end is on disk before the container that carries
 //!   its exit status is removed, and it is told when nothing is left of the task, so that whoever
 //!   hears of it may give its address away. If removing does not work, the end is told after
-//!   [`Timing::removal_patience`] and removing goes on.
+//!   [`Timing::removal_patience`] and removing goes on. Why a task is ended that nobody asked to
+//!   end is on disk before its signal is sent: an exit status would say only that.
 //!
 //! What cannot be made before start_at is tried once more at start_at, and only then rejected: a
 //! rejected task is replaced by one with a longer delay, and no delay would hold if the next one
 //! were rejected at once.
 
+mod ending;
 mod running;
 
 use super::{
     Timing,
-    step::{Action, Found, KILL, Outcome, Step, Trouble, describe_exit},
+    step::{Action, Found, KILL, Outcome, Step, Trouble},
 };
 use crate::{
     model::{ContainerStatus, Health, Probe, RestartPolicy, Task, TaskState, TaskStatus, Timestamp},
     worker::{
-        executor::{ContainerState, Exit, Gate, NetworkNamespace},
+        executor::{ContainerState, Gate, NetworkNamespace},
         health::Tracker,
         status_log::Record,
     },
@@ -50,6 +52,8 @@ enum Phase {
     Running,
     // Being stopped, in order.
     Close,
+    /// Only of one that is unhealthy.
+    RecordWhy,
     Terminate {
         until: Timestamp,
     },
@@ -81,7 +85,8 @@ enum Checked {
     Tracked(Box<Tracker>),
 }
 
-/// Failed tries of closing before a task is stopped all the same: its container goes anyway.
+/// Failed tries of closing, or of recording why, before a task is stopped all the same: its
+/// container goes anyway.
 const CLOSE_TRIES: u32 = 3;
 
 /// One task's life. See the module.
@@ -99,8 +104,8 @@ pub struct Machine {
     started_at: Timestamp,
     /// What it takes of the traffic; `None`: whatever an agent before this one left it.
     gate: Option<Gate>,
-    /// The health that is on disk.
-    recorded_health: Health,
+    /// The health and the failures in a row that are on disk.
+    recorded: (Health, u32),
     /// Why it is being ended although nobody asked for it.
     unhealthy: Option<String>,
     /// Whether a start was tried whose answer is not known: then an ended container ran, and did
@@ -133,7 +138,7 @@ impl Machine {
             },
             started_at: now,
             gate: None,
-            recorded_health: Health::None,
+            recorded: (Health::None, 0),
             unhealthy: None,
             start_tried: found.record.is_some(),
             not_before,
@@ -169,7 +174,9 @@ impl Machine {
             {
                 m.take(Some(r));
                 m.phase = Phase::Running;
-                if matches!(m.recorded_health, Health::Healthy | Health::Unhealthy) {
+                if m.unhealthy.is_some() {
+                    m.phase = Phase::Close;
+                } else if matches!(m.recorded.0, Health::Healthy | Health::Unhealthy) {
                     m.advance(TaskState::Running, "", now);
                 }
             }
@@ -230,12 +237,12 @@ impl Machine {
             Phase::Attach => or_retry(Action::Attach),
             Phase::Prepare(ns) => or_retry(Action::Prepare(ns.clone())),
             Phase::Ready if now < self.not_before => only_until(self.not_before),
-            Phase::Ready => or_retry(Action::Record(self.record(TaskState::Starting, now))),
+            Phase::Ready => or_retry(self.to_disk(self.record(TaskState::Starting, now))),
             Phase::Start => or_retry(Action::Start),
             Phase::Doubt(_) => or_retry(Action::Look),
             Phase::Started { .. } => match retry {
                 Some(_) => waiting(retry),
-                None => Step::Do(Action::Record(self.record(TaskState::Running, self.started_at))),
+                None => Step::Do(self.to_disk(self.record(TaskState::Running, self.started_at))),
             },
             Phase::Running => match (self.running_action(), retry) {
                 (Some(action), None) => Step::Do(action),
@@ -251,6 +258,11 @@ impl Machine {
             },
             Phase::Close if self.unhealthy.is_some() => or_retry(Action::Serve(Gate::Held)),
             Phase::Close | Phase::CloseEnded => or_retry(Action::Serve(Gate::Draining)),
+            Phase::RecordWhy => {
+                let message = self.unhealthy.clone().unwrap_or_default();
+                let status = self.record(TaskState::Running, self.started_at);
+                or_retry(self.to_disk(TaskStatus { message, ..status }))
+            }
             Phase::Terminate { until } => match retry {
                 Some(at) => waiting(Some(at.min(*until))),
                 None => Step::Do(Action::Stop),
@@ -260,7 +272,7 @@ impl Machine {
                 None => Step::Do(Action::Kill(KILL)),
             },
             Phase::Grace { until } | Phase::Killed { until } => waiting(Some(*until)),
-            Phase::RecordEnd => or_retry(Action::Record(self.end_status())),
+            Phase::RecordEnd => or_retry(self.to_disk(self.end_status())),
             Phase::Remove => or_retry(Action::Remove),
             Phase::Detach => or_retry(Action::Detach),
             Phase::Gone => Step::End,
@@ -329,7 +341,8 @@ impl Machine {
             }
             (Phase::Started { .. }, Outcome::Done) => self.go(Phase::Running),
             (Phase::Running, outcome @ (Outcome::Done | Outcome::Check(_))) => self.running(outcome, now),
-            (Phase::Close, Outcome::Done) => self.terminate(now),
+            (Phase::Close, Outcome::Done) => self.closed(now),
+            (Phase::RecordWhy, Outcome::Done) => self.terminate(now),
             (Phase::Terminate { until }, Outcome::Done) => self.go(Phase::Grace { until }),
             (Phase::Kill { until }, Outcome::Done) => self.go(Phase::Killed { until }),
             (Phase::CloseEnded, Outcome::Done) => self.go(Phase::RecordEnd),
@@ -337,7 +350,8 @@ impl Machine {
             (Phase::Remove, Outcome::Done) => self.go(Phase::Detach),
             (Phase::Detach, Outcome::Done) => self.go(Phase::Gone),
 
-            (Phase::Close, Failed(_)) if self.tries + 1 >= CLOSE_TRIES => self.terminate(now),
+            (Phase::Close, Failed(_)) if self.tries + 1 >= CLOSE_TRIES => self.closed(now),
+            (Phase::RecordWhy, Failed(_)) if self.tries + 1 >= CLOSE_TRIES => self.terminate(now),
             (Phase::CloseEnded, Failed(_)) if self.tries + 1 >= CLOSE_TRIES => self.go(Phase::RecordEnd),
             (Phase::Attach | Phase::Prepare(_), Failed(Trouble::Fatal(why))) if now < self.not_before => {
                 self.retry_at = self.not_before;
@@ -355,140 +369,10 @@ impl Machine {
         self.tell_end(now);
     }
 
-    /// The container has ended.
-    pub fn exited(&mut self, exit: Exit, now: Timestamp) {
-        if self.waits_for_exit() {
-            let message = match self.phase {
-                Phase::Kill { .. } | Phase::Killed { .. } => {
-                    format!("killed after its stop grace of {:?}", self.task.spec.stop_grace)
-                }
-                _ => String::new(),
-            };
-            self.ended(exit, &message, now);
-        }
-    }
-
-    /// Waiting for the container's end did not work.
-    pub fn wait_failed(&mut self, trouble: Trouble, now: Timestamp) {
-        if !self.waits_for_exit() {
-            return;
-        }
-        match trouble {
-            Trouble::Fatal(why) => self.end(TaskState::Failed, why, now),
-            Trouble::Temporary(_) => {
-                self.wait_tries += 1;
-                self.wait_retry_at = now.after(self.timing.back_off(self.wait_tries));
-            }
-        }
-    }
-
-    /// A look at the whole runtime showed no container where one should run.
-    pub fn gone(&mut self, now: Timestamp) {
-        if self.waits_for_exit() {
-            self.end(TaskState::Failed, "container is gone".into(), now);
-        }
-    }
-
-    /// The task should be there. Only ever grows: an earlier one is ignored.
-    pub fn desire(&mut self, desired: TaskState, now: Timestamp) {
-        if desired > self.task.desired {
-            self.task.desired = desired;
-            self.stop_if_asked(now);
-        }
-    }
-
-    fn waits_for_exit(&self) -> bool {
-        use Phase::{Close, Grace, Kill, Killed, Running, Started, Terminate};
-        matches!(
-            self.phase,
-            Started { .. } | Running | Close | Terminate { .. } | Grace { .. } | Kill { .. } | Killed { .. }
-        )
-    }
-
-    fn stop_if_asked(&mut self, now: Timestamp) {
-        if self.task.desired <= TaskState::Running {
-            return;
-        }
-        match self.phase {
-            Phase::Attach | Phase::Prepare(_) | Phase::Ready => {
-                self.end(TaskState::Shutdown, String::new(), now);
-            }
-            // A start that was never tried; a failed one is looked at first.
-            Phase::Start => self.end(TaskState::Shutdown, String::new(), now),
-            Phase::Started { .. } | Phase::Running => self.go(Phase::Close),
-            _ => {}
-        }
-    }
-
     fn started(&mut self, pid: u32, now: Timestamp) {
         self.started_at = now;
         self.status.container = Some(ContainerStatus { pid, exit_code: None, oom_killed: false });
         self.go(Phase::Started { pid });
-    }
-
-    fn terminate(&mut self, now: Timestamp) {
-        self.go(Phase::Terminate { until: now.after(self.task.spec.stop_grace) });
-    }
-
-    /// The container ended by itself or because it was asked to.
-    fn ended(&mut self, exit: Exit, message: &str, now: Timestamp) {
-        if exit == Exit::UNSEEN {
-            return self.end(TaskState::Failed, "container is gone".into(), now);
-        }
-        let pid = self.status.container.map_or(0, |c| c.pid);
-        self.status.container =
-            Some(ContainerStatus { pid, exit_code: Some(exit.code), oom_killed: exit.oom_killed });
-        match exit.code {
-            _ if self.stopping() => self.end(TaskState::Shutdown, message.to_owned(), now),
-            0 => self.end(TaskState::Complete, String::new(), now),
-            _ => {
-                let message = describe_exit(exit, self.task.spec.resources.memory);
-                self.end(TaskState::Failed, message, now);
-            }
-        }
-    }
-
-    /// Fixes how the task ended, once, and starts to clear up. What was to be stopped anyway was
-    /// shut down, however it came about.
-    fn end(&mut self, state: TaskState, message: String, now: Timestamp) {
-        if self.end.is_some() {
-            return;
-        }
-        let (state, message) = match &self.unhealthy {
-            _ if self.stopping() => (TaskState::Shutdown, message),
-            Some(why) => (TaskState::Failed, why.clone()),
-            None => (state, message),
-        };
-        self.end = Some(TaskStatus {
-            state,
-            at: now,
-            message,
-            container: self.status.container,
-            health: self.status.health,
-        });
-        let may_be_open = self.attached
-            && !matches!(
-                self.phase,
-                Phase::Attach | Phase::Prepare(_) | Phase::Ready | Phase::Start | Phase::Doubt(_)
-            );
-        self.go(if may_be_open { Phase::CloseEnded } else { Phase::RecordEnd });
-    }
-
-    fn stopping(&self) -> bool {
-        self.task.desired > TaskState::Running
-    }
-
-    fn end_status(&self) -> TaskStatus {
-        self.end.clone().unwrap_or_else(|| self.status.clone())
-    }
-
-    /// Makes the end the status once it may be told.
-    fn tell_end(&mut self, now: Timestamp) {
-        let Some(end) = &self.end else { return };
-        let patience_over = now >= end.at.after(self.timing.removal_patience);
-        if !self.status.state.is_final() && (self.phase == Phase::Gone || patience_over) {
-            self.status = end.clone();
-        }
     }
 
     fn go(&mut self, phase: Phase) {
@@ -511,23 +395,33 @@ impl Machine {
 
     fn record(&self, state: TaskState, at: Timestamp) -> TaskStatus {
         let container = match self.phase {
-            Phase::Started { .. } | Phase::Running => self.status.container,
+            Phase::Started { .. } | Phase::Running | Phase::RecordWhy => self.status.container,
             _ => None,
         };
         let health = self.tracker().map_or(self.status.health, Tracker::health);
         TaskStatus { state, at, message: String::new(), container, health }
     }
 
+    fn to_disk(&self, status: TaskStatus) -> Action {
+        Action::Record { status, failures: self.failures() }
+    }
+
+    /// Failed tries of its health check in a row, as far as is known.
+    fn failures(&self) -> u32 {
+        self.tracker().map_or(self.recorded.1, Tracker::failures)
+    }
+
     /// Goes on from a record's status.
     fn take(&mut self, record: Option<Record>) {
         if let Some(r) = record {
             self.status.container = r.status.container.or(self.status.container);
-            self.recorded_health = r.status.health;
+            self.recorded = (r.status.health, r.failures);
             if r.status.health != Health::None {
                 self.status.health = r.status.health;
             }
             if r.status.state == TaskState::Running {
                 self.started_at = r.status.at;
+                self.unhealthy = Some(r.status.message).filter(|why| !why.is_empty());
             }
         }
     }

@@ -9,9 +9,12 @@ use crate::{
     model::{Health, TaskState, Timestamp},
     worker::{
         executor::Gate,
-        health::{Check, Tracker, Tried},
+        health::{Check, Known, Tracker, Tried},
     },
 };
+
+/// What a task says of itself until then.
+const WAITING: &str = "waiting for its health check to succeed";
 
 impl Machine {
     /// What is missing for a running container to be as it should be, the most urgent first.
@@ -25,8 +28,9 @@ impl Machine {
             return gate.map(Action::Serve);
         }
         let health = self.tracker().map_or(Health::None, Tracker::health);
-        let worth = matches!(health, Health::Healthy | Health::Unhealthy) && health != self.recorded_health;
-        worth.then(|| Action::Record(self.record(TaskState::Running, self.started_at)))
+        let changed = matches!(health, Health::Healthy | Health::Unhealthy) && health != self.recorded.0;
+        let worth = changed || self.failures() != self.recorded.1;
+        worth.then(|| self.to_disk(self.record(TaskState::Running, self.started_at)))
     }
 
     /// Takes in what came of the last [`Machine::running_action`].
@@ -36,22 +40,19 @@ impl Machine {
                 self.checked = match Check::of(&self.task.spec.health, image.as_ref()) {
                     None => Checked::None,
                     Some(check) => {
-                        let served = self.status.state == TaskState::Running;
-                        let tracker = Tracker::new(
-                            check,
-                            self.task.id,
-                            self.started_at,
-                            self.status.health,
-                            served,
-                            now,
-                        );
+                        let known = Known {
+                            health: self.status.health,
+                            failures: self.recorded.1,
+                            served: self.status.state == TaskState::Running,
+                        };
+                        let tracker = Tracker::new(check, self.task.id, self.started_at, known, now);
                         Checked::Tracked(Box::new(tracker))
                     }
                 };
                 let starting = self.status.state < TaskState::Running && self.tracker().is_some();
                 self.set_health();
                 if starting {
-                    self.advance(TaskState::Starting, "waiting for its health check to succeed", now);
+                    self.advance(TaskState::Starting, WAITING, now);
                 }
             }
             (Some(Action::Serve(gate)), Outcome::Done) => {
@@ -60,9 +61,14 @@ impl Machine {
                 let message = if gate == Gate::Held { self.complaint() } else { String::new() };
                 self.advance(TaskState::Running, &message, now);
             }
-            (Some(Action::Record(_)), Outcome::Done) => {
-                self.recorded_health = self.tracker().map_or(Health::None, Tracker::health);
-                let message = if self.gate == Some(Gate::Held) { self.complaint() } else { String::new() };
+            (Some(Action::Record { .. }), Outcome::Done) => {
+                let health = self.tracker().map_or(Health::None, Tracker::health);
+                self.recorded = (health, self.failures());
+                let message = match self.gate {
+                    _ if self.status.state < TaskState::Running => WAITING.to_owned(),
+                    Some(Gate::Held) => self.complaint(),
+                    _ => String::new(),
+                };
                 self.advance(self.status.state, &message, now);
             }
             (action, other) => return self.retry(format!("an unexpected answer: {action:?} {other:?}"), now),

@@ -1,16 +1,15 @@
-//! The machine against a small model of the world, step by step and at random.
+//! The machine against a small model of the world. Here: step by step. `health`: with a health
+//! check. `random`: whatever happens.
+
+mod health;
+mod random;
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::{
-    model::HealthCheck,
-    worker::{
-        health::{ProbeResult, Tried},
-        testing::{a_task, quick},
-    },
+use crate::worker::{
+    executor::Exit,
+    testing::{a_task, quick},
 };
 
 const BOOT: &str = "this boot";
@@ -36,6 +35,10 @@ struct World {
     /// Whether a probe was good, and how many were not since.
     good: bool,
     bad: u32,
+    /// Whether it was asked to stop.
+    asked: bool,
+    /// Whether the disk has refused something.
+    refused: bool,
 }
 
 impl World {
@@ -76,15 +79,19 @@ impl World {
                 assert!(!open || !self.checked || (self.good && self.bad < 2), "opened although unhealthy");
                 self.open = open;
             }
-            Action::Stop => assert!(!self.open, "asked to end while open"),
+            Action::Stop => {
+                assert!(!self.open, "asked to end while open");
+                let why = self.record.as_ref().is_some_and(|r| !r.status.message.is_empty());
+                assert!(!self.checked || self.asked || self.refused || why, "ended without a reason on disk");
+            }
             Action::Kill(signal) => {
                 assert!(!self.open || *signal == KILL, "signalled while open");
                 if matches!(self.container, Some(ContainerState::Running { .. })) && *signal == KILL {
                     self.exit(137);
                 }
             }
-            Action::Record(status) => {
-                self.record = Some(Record { status: status.clone(), boot: BOOT.into() });
+            Action::Record { status, failures } => {
+                self.record = Some(Record { status: status.clone(), failures: *failures, boot: BOOT.into() });
             }
             Action::Remove => {
                 let ended = self.record.as_ref().is_some_and(|r| r.status.state.is_final());
@@ -143,7 +150,12 @@ fn kinds(actions: &[Action]) -> Vec<String> {
     actions
         .iter()
         .map(|a| match a {
-            Action::Record(status) => format!("Record {}", status.state),
+            Action::Record { status, .. }
+                if status.state == TaskState::Running && !status.message.is_empty() =>
+            {
+                "Record why".into()
+            }
+            Action::Record { status, .. } => format!("Record {}", status.state),
             Action::Prepare(_) => "Prepare".into(),
             other => format!("{other:?}"),
         })
@@ -305,7 +317,7 @@ fn start_at_is_waited_for_but_a_fast_clock_of_the_managers_is_not() {
         assert_eq!(m.status().state, TaskState::Ready);
         let until = Timestamp(until);
         assert_eq!(m.next(Timestamp(1000)), Step::Wait { until: Some(until), exit: false, probe: false });
-        assert!(matches!(m.next(until), Step::Do(Action::Record(_))));
+        assert!(matches!(m.next(until), Step::Do(Action::Record { .. })));
     }
 }
 
@@ -354,7 +366,7 @@ fn what_is_found_decides_where_to_go_on() {
             container,
             health: Default::default(),
         };
-        Some(Record { status, boot: boot.into() })
+        Some(Record { status, failures: 0, boot: boot.into() })
     };
     let starting = || record(Starting, BOOT);
     let ran = || record(Running, BOOT);
@@ -424,271 +436,4 @@ fn a_task_ended_by_others_is_only_cleared_up() {
     }
     assert_eq!(m.next(Timestamp(1000)), Step::End);
     assert_eq!(m.status(), &task.status);
-}
-
-/// A task with a check of one-second intervals that fails at the second failure in a row.
-fn checked() -> Task {
-    let health = HealthCheck {
-        probe: Some(Probe::Tcp(80)),
-        interval: Some(Duration::from_secs(1)),
-        retries: Some(2),
-        ..HealthCheck::default()
-    };
-    let mut task = a_task(1);
-    task.spec.health = health;
-    task
-}
-
-fn a_checked_world() -> World {
-    World { checked: true, ..World::default() }
-}
-
-fn try_of(good: bool, at: Timestamp) -> Tried {
-    let output = if good { "fine" } else { "connection\nrefused" };
-    let took = Duration::from_millis(1);
-    Tried::Known(ProbeResult { at, took, good, code: 0, output: output.into() })
-}
-
-/// Lets the next probe come to this when it is due; the actions that follow.
-fn probe(m: &mut Machine, world: &mut World, now: &mut Timestamp, good: bool) -> Vec<String> {
-    for _ in 0..100 {
-        match m.next(*now) {
-            Step::Wait { probe: true, .. } => {
-                world.probed(good);
-                m.probed(try_of(good, *now), *now);
-                return kinds(&settle(m, world, now));
-            }
-            Step::Wait { until: Some(until), .. } => *now = until,
-            step => panic!("no probe is due: {step:?}"),
-        }
-    }
-    panic!("no probe is ever due");
-}
-
-#[test]
-fn a_checked_task_runs_from_its_first_success_on_is_held_while_unhealthy_and_ended_if_it_stays_so() {
-    let (mut world, mut now) = (a_checked_world(), Timestamp(1000));
-    let mut m = Machine::new(checked(), Found::default(), BOOT, quick(), now);
-    let up = settle(&mut m, &mut world, &mut now);
-    assert_eq!(kinds(&up), ["Attach", "Prepare", "Record starting", "Start", "Record running", "Check"]);
-    assert_eq!((m.status().state, m.status().health), (TaskState::Starting, Health::Starting));
-    assert_eq!(m.status().message, "waiting for its health check to succeed");
-    assert!(probe(&mut m, &mut world, &mut now, false).is_empty());
-    assert_eq!(m.status().state, TaskState::Starting);
-    assert_eq!(probe(&mut m, &mut world, &mut now, true), ["Serve(Open)", "Record running"]);
-    assert_eq!((m.status().state, m.status().health), (TaskState::Running, Health::Healthy));
-    assert_eq!(m.status().message, "");
-    assert_eq!(world.record.as_ref().unwrap().status.health, Health::Healthy);
-
-    assert!(probe(&mut m, &mut world, &mut now, false).is_empty());
-    assert!(world.open, "one failure is none");
-    assert_eq!(probe(&mut m, &mut world, &mut now, false), ["Serve(Held)", "Record running"]);
-    assert_eq!((m.status().state, m.status().health), (TaskState::Running, Health::Unhealthy));
-    assert_eq!(m.status().message, "unhealthy: connection refused");
-    assert_eq!(probe(&mut m, &mut world, &mut now, true), ["Serve(Open)", "Record running"]);
-    assert_eq!((m.status().health, m.status().message.as_str()), (Health::Healthy, ""));
-
-    for actions in [&[][..], &["Serve(Held)", "Record running"], &[]] {
-        assert_eq!(probe(&mut m, &mut world, &mut now, false), actions);
-    }
-    let down = probe(&mut m, &mut world, &mut now, false);
-    assert_eq!(
-        down,
-        ["Serve(Held)", "Stop", "Kill(9)", "Serve(Draining)", "Record failed", "Remove", "Detach"]
-    );
-    assert_eq!((m.status().state, m.status().health), (TaskState::Failed, Health::Unhealthy));
-    assert_eq!(m.status().message, "unhealthy: connection refused");
-    assert_eq!(m.status().container.unwrap().exit_code, Some(137));
-}
-
-#[test]
-fn a_checked_task_that_never_gets_healthy_fails_without_ever_being_open() {
-    let (mut world, mut now) = (a_checked_world(), Timestamp(1000));
-    let mut m = Machine::new(checked(), Found::default(), BOOT, quick(), now);
-    settle(&mut m, &mut world, &mut now);
-    let mut actions = probe(&mut m, &mut world, &mut now, false);
-    actions.extend(probe(&mut m, &mut world, &mut now, false));
-    assert!(!actions.iter().any(|a| a == "Serve(Open)"), "{actions:?}");
-    assert_eq!(
-        (m.status().state, m.status().message.as_str()),
-        (TaskState::Failed, "unhealthy: connection refused")
-    );
-    assert!(world.container.is_none() && !world.attached);
-}
-
-#[test]
-fn asked_to_stop_while_unhealthy_or_starting_it_is_shut_down() {
-    for unhealthy in [false, true] {
-        let (mut world, mut now) = (a_checked_world(), Timestamp(1000));
-        let mut m = Machine::new(checked(), Found::default(), BOOT, quick(), now);
-        settle(&mut m, &mut world, &mut now);
-        if unhealthy {
-            probe(&mut m, &mut world, &mut now, true);
-            for _ in 0..3 {
-                probe(&mut m, &mut world, &mut now, false);
-            }
-        }
-        m.desire(TaskState::Shutdown, now);
-        settle(&mut m, &mut world, &mut now);
-        assert_eq!(m.status().state, TaskState::Shutdown);
-        assert!(world.container.is_none());
-    }
-}
-
-#[test]
-fn an_agents_restart_changes_nothing_for_a_checked_task_until_probes_do() {
-    for (health, open) in [(Health::Healthy, true), (Health::Unhealthy, false), (Health::Starting, false)] {
-        let task = checked();
-        let running = ContainerState::Running { pid: 7 };
-        let told = if health == Health::Starting { TaskState::Starting } else { TaskState::Running };
-        let status = TaskStatus {
-            state: TaskState::Running,
-            at: Timestamp(500),
-            message: String::new(),
-            container: Some(ContainerStatus { pid: 7, exit_code: None, oom_killed: false }),
-            health,
-        };
-        let record = Some(Record { status, boot: BOOT.into() });
-        let container = Some(running);
-        let mut world =
-            World { container, attached: true, open, record, starts: 1, good: open, ..a_checked_world() };
-        let mut now = Timestamp(100_000);
-        // What the managers last heard may be older than what is on disk.
-        let mut m = Machine::new(task, world.found(), BOOT, quick(), now);
-        let found = kinds(&settle(&mut m, &mut world, &mut now));
-        let held = if health == Health::Unhealthy { &["Check", "Serve(Held)"][..] } else { &["Check"] };
-        assert_eq!(found, held, "{health:?}");
-        assert_eq!((m.status().state, m.status().health, world.open), (told, health, open));
-        let begun = now;
-        let after = probe(&mut m, &mut world, &mut now, true);
-        assert!(now.since(begun) <= Duration::from_millis(100), "it is probed at once");
-        assert_eq!(after[0], "Serve(Open)", "{health:?}");
-        assert_eq!((m.status().state, m.status().health), (TaskState::Running, Health::Healthy));
-    }
-}
-
-/// What happens next, at random.
-#[derive(Debug, Clone, Copy)]
-enum Chance {
-    Works,
-    FailsWithoutEffect,
-    FailsWithEffect,
-    NeverWorks,
-    /// The agent dies before or after the action and another takes up what it finds.
-    Dies(bool),
-    Exits(i32),
-    Stopped,
-    Removed,
-    TimePasses(u64),
-    WaitFails,
-    Probe(bool),
-}
-
-fn chance() -> impl Strategy<Value = Chance> {
-    prop_oneof![
-        12 => Just(Chance::Works),
-        2 => Just(Chance::FailsWithoutEffect),
-        2 => Just(Chance::FailsWithEffect),
-        1 => Just(Chance::NeverWorks),
-        2 => any::<bool>().prop_map(Chance::Dies),
-        1 => (0..140i32).prop_map(Chance::Exits),
-        1 => Just(Chance::Stopped),
-        1 => Just(Chance::Removed),
-        2 => (0..40u64).prop_map(Chance::TimePasses),
-        1 => Just(Chance::WaitFails),
-        3 => any::<bool>().prop_map(Chance::Probe),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-    /// Whatever fails, dies and is asked for in whatever order: the container is started at most
-    /// once, what is told only goes forward and stands once final, and a task that is to stop
-    /// comes to an end with nothing left. One with a health check is never opened before its first
-    /// success or while it is unhealthy.
-    #[test]
-    fn any_order_of_events_keeps_the_promises(
-        chances in prop::collection::vec(chance(), 0..60),
-        with_check: bool,
-    ) {
-        let mut world = World { checked: with_check, ..World::default() };
-        let mut now = Timestamp(1000);
-        let mut task = if with_check { checked() } else { a_task(1) };
-        task.spec.health.interval = Some(Duration::from_millis(10));
-        let mut m = Machine::new(task.clone(), Found::default(), BOOT, quick(), now);
-        // What the managers have heard, which is what a new agent is told.
-        let mut told = task.status.clone();
-        let mut hear = |m: &Machine, task: &mut Task| {
-            let status = m.status();
-            assert!(status.state >= told.state, "{} went back to {}", told.state, status.state);
-            assert!(!told.state.is_final() || *status == told, "{told:?} became {status:?}");
-            told = status.clone();
-            task.status = told.clone();
-        };
-        for c in chances {
-            hear(&m, &mut task);
-            match c {
-                Chance::Exits(code) => world.exit(code),
-                Chance::TimePasses(ms) => now = now.after(Duration::from_millis(ms)),
-                Chance::Stopped => {
-                    task.desired = TaskState::Shutdown;
-                    m.desire(TaskState::Shutdown, now);
-                }
-                Chance::Removed => {
-                    task.desired = TaskState::Remove;
-                    m.desire(TaskState::Remove, now);
-                }
-                Chance::WaitFails => {
-                    if matches!(m.next(now), Step::Wait { exit: true, .. }) {
-                        m.wait_failed(Trouble::Temporary("containerd is away".into()), now);
-                    }
-                }
-                _ => {}
-            }
-            match (c, m.next(now)) {
-                (Chance::Dies(after), step) => {
-                    if let (true, Step::Do(action)) = (after, step) {
-                        world.perform(&action);
-                    }
-                    m = Machine::new(task.clone(), world.found(), BOOT, quick(), now);
-                }
-                (Chance::FailsWithoutEffect, Step::Do(_)) => {
-                    m.done(Outcome::Failed(Trouble::Temporary("no".into())), now);
-                }
-                (Chance::NeverWorks, Step::Do(_)) => {
-                    m.done(Outcome::Failed(Trouble::Fatal("never".into())), now);
-                }
-                (Chance::FailsWithEffect, Step::Do(action)) => {
-                    world.perform(&action);
-                    m.done(Outcome::Failed(Trouble::Temporary("no".into())), now);
-                }
-                (_, Step::Do(action)) => m.done(world.perform(&action), now),
-                (Chance::Probe(good), Step::Wait { until, probe, .. }) => {
-                    if probe {
-                        world.probed(good);
-                        m.probed(try_of(good, now), now);
-                    } else if let Some(at) = until {
-                        now = at;
-                    }
-                }
-                (_, Step::Wait { exit: true, .. }) => {
-                    if let Some(ContainerState::Stopped(exit)) = world.container {
-                        m.exited(exit, now);
-                    }
-                }
-                (_, Step::Wait { .. } | Step::End) => {}
-            }
-            prop_assert!(world.starts <= 1);
-            hear(&m, &mut task);
-        }
-        // From here on everything works, and the task is wanted no more.
-        m.desire(TaskState::Shutdown, now);
-        settle(&mut m, &mut world, &mut now);
-        hear(&m, &mut task);
-        prop_assert_eq!(m.next(now), Step::End);
-        prop_assert!(m.status().state.is_final());
-        prop_assert!(world.container.is_none() && !world.attached && !world.open);
-        prop_assert!(world.starts <= 1);
-    }
 }
