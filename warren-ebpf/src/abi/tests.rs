@@ -28,8 +28,8 @@ fn of_one_family() {
     lies!(Backend, 40, generation 0, ifindex 4, node 8, address 12, address6 16, mac 32, state 38, flags 39);
     lies!(Local, 4, ifindex 0);
     lies!(Forward, 16, backend 0, backend_port 8, client_port 10, flags 12, pad 13);
-    lies!(Service, 28 + size_of::<ServicePad>(), id 0, generation 4, single 8, table 16, table_size 20,
-        target 24, flags 26, pad 28);
+    lies!(Service, 32 + size_of::<ServicePad>(), id 0, generation 4, single 8, table 16, table_size 20,
+        target 24, flags 26, sources 28, pad 32);
     lies!(DropCounter, 16, packets 0, reported 8);
     lies!(Event, 64, time 0, kind 8, reason 12, ifindex 16, length 20, source 24, destination 40,
         source_port 56, destination_port 58, protocol 60, family 61, pad 62);

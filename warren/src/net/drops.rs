@@ -128,6 +128,7 @@ fn meaning(reason: Reason) -> &'static str {
         Reason::Unpublished => {
             "somebody outside sent to a container's own address; only published ports lead in"
         }
+        Reason::Refused => "a client that the port was not published for (`from=`, `--publish-default`)",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ports that are published for some.
 
 use super::*;
-use crate::abi::{BACKEND_DRAINING, Reason, SOURCES_NOBODY};
+use crate::abi::{Address, BACKEND_DRAINING, Reason, SOURCES_NOBODY};
 
 of_both_families!(
     new_flows_come_from_the_set_of_the_port,
