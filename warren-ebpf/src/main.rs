@@ -9,8 +9,10 @@
 mod maps;
 mod node;
 mod report;
+mod scratch;
 mod skb;
 mod socket;
+mod socket6;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -19,15 +21,19 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext},
 };
 use warren_ebpf::{
-    abi::Reason,
+    abi::{CONFIG_ENABLED, Reason, Words as V6},
     flow::{
         Present,
-        decide::{self, Action, V4, Verdict},
+        decide::{self, Action, V4, Work},
     },
-    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ip, rewrite4},
+    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
 };
 
-use crate::{node::Maps, skb::Skb};
+use crate::{
+    node::{Maps, RoomyMaps6},
+    scratch::Room,
+    skb::Skb,
+};
 
 /// Traffic that is not ours: other programs and the kernel's stack decide.
 const PASS: i32 = TC_ACT_UNSPEC;
@@ -52,34 +58,73 @@ pub fn node_in_l3(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn node_in(ctx: &TcContext, offset: u32) -> i32 {
-    let mut skb = Skb::new(ctx);
+    let skb = Skb::new(ctx);
     // Others' packets are seen too, on bridge ports and in promiscuous mode.
-    if skb.ethertype() != ETHERTYPE_IPV4 || skb.kind() != PACKET_HOST {
+    if skb.kind() != PACKET_HOST {
         return PASS;
     }
-    let Some(config) = maps::CONFIG.get(0) else { return PASS };
-    let present = Present { config, now: now() };
-    let ifindex = skb.ifindex();
-    let (verdict, ip) = decide::node_in(&Maps, &present, &skb, offset, ifindex);
-    execute(&mut skb, &present, &verdict, &ip)
+    match skb.ethertype() {
+        ETHERTYPE_IPV4 => node_in4(skb, offset),
+        ETHERTYPE_IPV6 => node_in6(skb, offset),
+        _ => PASS,
+    }
 }
 
 /// Ingress of the node's end of a container's veth: everything a container sends.
 #[classifier]
 pub fn veth_in(ctx: TcContext) -> i32 {
-    let mut skb = Skb::new(&ctx);
+    let skb = Skb::new(&ctx);
+    match skb.ethertype() {
+        ETHERTYPE_IPV4 => veth_in4(skb),
+        ETHERTYPE_IPV6 => veth_in6(skb),
+        ETHERTYPE_ARP => PASS,
+        _ => match maps::CONFIG.get(0) {
+            Some(config) if config.flags & CONFIG_ENABLED != 0 => {
+                drop_packet::<V4>(&skb, &Present { config, now: now() }, Reason::Protocol, &Ip::default())
+            }
+            _ => PASS,
+        },
+    }
+}
+
+// Each family in a function of its own, so that neither has the other's share of the stack.
+
+#[inline(never)]
+fn node_in4(mut skb: Skb, offset: u32) -> i32 {
     let Some(config) = maps::CONFIG.get(0) else { return PASS };
     let present = Present { config, now: now() };
-    let verdict = match skb.ethertype() {
-        ETHERTYPE_IPV4 => {
-            let ifindex = skb.ifindex();
-            let (verdict, ip) = decide::veth_in(&Maps, &present, &skb, ETHERNET, ifindex);
-            return execute(&mut skb, &present, &verdict, &ip);
-        }
-        ETHERTYPE_ARP => Verdict::PASS,
-        _ => Verdict::drop(Reason::Protocol),
-    };
-    execute(&mut skb, &present, &verdict, &Ip::default())
+    let mut work = Work::default();
+    decide::node_in::<V4, _, _>(&Maps, &present, &skb, offset, skb.ifindex(), &mut work);
+    execute(&mut skb, &present, &work)
+}
+
+#[inline(never)]
+fn node_in6(mut skb: Skb, offset: u32) -> i32 {
+    let Some(config) = maps::CONFIG.get(0) else { return PASS };
+    let Some(room) = Room::find() else { return PASS };
+    let present = Present { config, now: now() };
+    let work = room.work();
+    decide::node_in::<V6, _, _>(&RoomyMaps6::new(room), &present, &skb, offset, skb.ifindex(), work);
+    execute(&mut skb, &present, work)
+}
+
+#[inline(never)]
+fn veth_in4(mut skb: Skb) -> i32 {
+    let Some(config) = maps::CONFIG.get(0) else { return PASS };
+    let present = Present { config, now: now() };
+    let mut work = Work::default();
+    decide::veth_in::<V4, _, _>(&Maps, &present, &skb, ETHERNET, skb.ifindex(), &mut work);
+    execute(&mut skb, &present, &work)
+}
+
+#[inline(never)]
+fn veth_in6(mut skb: Skb) -> i32 {
+    let Some(config) = maps::CONFIG.get(0) else { return PASS };
+    let Some(room) = Room::find() else { return PASS };
+    let present = Present { config, now: now() };
+    let work = room.work();
+    decide::veth_in::<V6, _, _>(&RoomyMaps6::new(room), &present, &skb, ETHERNET, skb.ifindex(), work);
+    execute(&mut skb, &present, work)
 }
 
 /// The node's own processes connecting to a published port.
@@ -96,15 +141,30 @@ pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
     1
 }
 
+/// [`sock_connect4`] for sockets of IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    socket6::connect6(&ctx);
+    1
+}
+
+/// [`sock_getpeer4`] for sockets of IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
+    socket6::getpeer6(&ctx);
+    1
+}
+
 #[inline(always)]
-fn execute(skb: &mut Skb, present: &Present<'_>, verdict: &Verdict, ip: &Ip<V4>) -> i32 {
-    match verdict.action {
+fn execute<A: Family>(skb: &mut Skb, present: &Present<'_>, work: &Work<A>) -> i32 {
+    let verdict = &work.verdict;
+    let reason = match verdict.action {
         Action::Pass => return PASS,
-        Action::Drop => return drop_packet(skb, present, verdict.reason, ip),
-        Action::Container | Action::Device => {}
-    }
-    if !rewrite4(skb, ip, &verdict.from, &verdict.to) {
-        return drop_packet(skb, present, Reason::Rewrite, ip);
+        Action::Drop => verdict.reason,
+        Action::Container | Action::Device => Reason::Rewrite,
+    };
+    if verdict.action == Action::Drop || !A::rewrite(skb, &work.ip, &work.seen.tuple, &verdict.to) {
+        return drop_packet(skb, present, reason, &work.ip);
     }
     // SAFETY: plain helper calls; for a device that is gone the kernel drops the packet.
     let action = unsafe {
@@ -117,8 +177,8 @@ fn execute(skb: &mut Skb, present: &Present<'_>, verdict: &Verdict, ip: &Ip<V4>)
     action as i32
 }
 
-#[inline(always)]
-fn drop_packet(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<V4>) -> i32 {
+#[inline(never)]
+fn drop_packet<A: Family>(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<A>) -> i32 {
     report::dropped(skb, present, reason, ip);
     TC_ACT_SHOT
 }

@@ -2,8 +2,8 @@
 
 use warren_ebpf::{
     abi::{EVENT_DROP, Event, Reason},
-    flow::{Present, decide::V4},
-    packet::{Ip, Packet as _},
+    flow::Present,
+    packet::{Family, Ip, Packet as _},
 };
 
 use crate::{maps, skb::Skb};
@@ -13,7 +13,7 @@ const PAUSE: u64 = 1_000_000_000;
 
 /// Counts a dropped packet, and tells of it now and then.
 #[inline(always)]
-pub fn dropped(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<V4>) {
+pub fn dropped<A: Family>(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<A>) {
     let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) else { return };
     // SAFETY: this CPU's own row; programs of one hook do not interrupt each other.
     let due = unsafe {
@@ -37,10 +37,10 @@ pub fn dropped(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<V4>) {
         ..Event::default()
     };
     if ip.payload != 0 {
-        told.family = 4;
+        told.family = A::FAMILY;
         told.protocol = ip.protocol;
-        told.source[..4].copy_from_slice(&ip.source);
-        told.destination[..4].copy_from_slice(&ip.destination);
+        told.source = ip.source.widen();
+        told.destination = ip.destination.widen();
         if !ip.fragment
             && let Some([a, b, c, d]) = skb.load::<4>(ip.payload)
             && matches!(ip.protocol, warren_ebpf::abi::TCP | warren_ebpf::abi::UDP)

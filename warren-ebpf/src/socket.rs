@@ -17,9 +17,9 @@ use warren_ebpf::{
 
 use crate::{maps, node::Maps};
 
-const SOCK_STREAM: u32 = 1;
+pub const SOCK_STREAM: u32 = 1;
 /// MPTCP: the application asks for it, plain TCP is what a container that lacks it answers with.
-const MPTCP: u32 = 262;
+pub const MPTCP: u32 = 262;
 
 /// Reads a field of the context: one access of its own size, as the verifier wants it.
 macro_rules! field {

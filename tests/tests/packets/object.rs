@@ -57,6 +57,8 @@ fn bpftool_loads_it_and_prints_named_fields() -> Result<()> {
         program::VETH_IN,
         program::SOCK_CONNECT4,
         program::SOCK_GETPEER4,
+        program::SOCK_CONNECT6,
+        program::SOCK_GETPEER6,
     ] {
         ensure!(programs.join(name).exists(), "no program {name}");
     }

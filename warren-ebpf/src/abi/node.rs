@@ -1,5 +1,5 @@
-//! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); and what
-//! the socket hooks remember (`SOCK4`).
+//! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); what the
+//! socket hooks remember (`SOCK4`); and room to work in (`SCRATCH6`).
 
 use crate::layout;
 
@@ -45,5 +45,18 @@ pub struct SocketPeer<A> {
     pub backend_port: u16,
     /// The backend's address.
     pub backend_address: A,
+}
+}
+
+layout! {
+/// Row 0 of `SCRATCH6`: where a program puts what it hands to the kernel. Nothing in it outlives a
+/// packet.
+pub struct Scratch {
+    /// A key of a table.
+    pub key: [u64; 6],
+    /// A value of a table.
+    pub value: [u64; 10],
+    /// What was found out about a packet.
+    pub work: [u64; 24],
 }
 }

@@ -1,5 +1,5 @@
 //! The order in which the programs ask their questions, as functions from a packet to a
-//! [`Verdict`]. The same for both families; only the reading of packets is IPv4's.
+//! [`Verdict`]. The same for both families: what differs is in [`Family`].
 
 use super::{Delivery, Present, Resolved, Seen, Tables, masquerade, published, resolve};
 use crate::{
@@ -7,11 +7,13 @@ use crate::{
         Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
         Service, ServiceKey, TCP, UDP,
     },
-    packet::{self, Ip, Packet, Tuple},
+    packet::{self, Family, Ip, Packet, Tuple},
 };
 
 /// An IPv4 address.
 pub type V4 = [u8; 4];
+/// An IPv6 address.
+pub type V6 = [u8; 16];
 
 /// What the agent told the programs about the node.
 pub trait Node<A: Address = V4>: Tables<A> {
@@ -25,6 +27,56 @@ pub trait Node<A: Address = V4>: Tables<A> {
     fn link(&self, ifindex: u32) -> BackendRef;
     /// `ROUTE4`, longest prefix.
     fn route(&self, address: &A) -> Option<Route<A>>;
+
+    // What takes most of the stack, so that a node can give each a frame of its own.
+
+    /// [`published::forward`].
+    #[inline(always)]
+    fn forward(
+        &self,
+        present: &Present<'_>,
+        service: &Service,
+        seen: &Seen<A>,
+        origin: BackendRef,
+    ) -> Delivery<A>
+    where
+        Self: Sized,
+    {
+        published::forward(self, present, service, seen, origin)
+    }
+
+    /// [`published::reply`].
+    #[inline(always)]
+    fn reply(&self, present: &Present<'_>, seen: &Seen<A>, owner: BackendRef) -> published::Reply<A>
+    where
+        Self: Sized,
+    {
+        published::reply(self, present, seen, owner)
+    }
+
+    /// [`masquerade::outbound`].
+    #[inline(always)]
+    fn masquerade(
+        &self,
+        present: &Present<'_>,
+        seen: &Seen<A>,
+        owner: BackendRef,
+        local: &A,
+    ) -> masquerade::Masqueraded<A>
+    where
+        Self: Sized,
+    {
+        masquerade::outbound(self, present, seen, owner, *local)
+    }
+
+    /// [`masquerade::inbound`].
+    #[inline(always)]
+    fn answer(&self, present: &Present<'_>, seen: &Seen<A>) -> Delivery<A>
+    where
+        Self: Sized,
+    {
+        masquerade::inbound(self, present, seen)
+    }
 }
 
 /// What to do with a packet.
@@ -49,10 +101,15 @@ pub struct Verdict<A = V4> {
     pub reason: Reason,
     /// Where it is sent, else 0.
     pub ifindex: u32,
-    /// What it shows.
-    pub from: Tuple<A>,
     /// What it must show.
     pub to: Tuple<A>,
+}
+
+impl<A: Address> Default for Verdict<A> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self::PASS
+    }
 }
 
 impl<A: Address> Verdict<A> {
@@ -61,7 +118,6 @@ impl<A: Address> Verdict<A> {
         action: Action::Pass,
         reason: Reason::Spoofed,
         ifindex: 0,
-        from: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
         to: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
     };
 
@@ -73,50 +129,65 @@ impl<A: Address> Verdict<A> {
     }
 
     #[inline(always)]
-    fn send(action: Action, ifindex: u32, seen: &Seen<A>, to: Tuple<A>) -> Self {
-        Self { action, reason: Reason::Spoofed, ifindex, from: seen.tuple, to }
+    fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
+        Self { action, reason: Reason::Spoofed, ifindex, to }
     }
 
     /// Into a container, if there is a way; else the node's own stack has it.
     #[inline(always)]
-    fn deliver(seen: &Seen<A>, delivery: &Delivery<A>) -> Self {
+    fn deliver(delivery: &Delivery<A>) -> Self {
         if delivery.exists() {
-            Self::send(Action::Container, delivery.ifindex, seen, delivery.tuple)
+            Self::send(Action::Container, delivery.ifindex, delivery.tuple)
         } else {
             Self::PASS
         }
     }
 }
 
-/// A packet that came in by a device of the node. `offset` is where its IPv4 header starts.
-/// Returns the header too; all zero when it was not understood (only with `Pass` and `Drop`).
+/// What becomes of a packet, and what was found on the way there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work<A: Address> {
+    /// Its IP header; all zero when it was not understood (only with `Pass` and `Drop`).
+    pub ip: Ip<A>,
+    /// What it shows; meaningless when it is passed or dropped.
+    pub seen: Seen<A>,
+    /// What to do.
+    pub verdict: Verdict<A>,
+}
+
+/// A packet that came in by a device of the node. `offset` is where its IP header starts.
 #[inline(always)]
-pub fn node_in<N: Node, P: Packet>(
+pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     node: &N,
     present: &Present<'_>,
     packet: &P,
     offset: u32,
     ifindex: u32,
-) -> (Verdict, Ip<V4>) {
+    work: &mut Work<A>,
+) {
+    *work = Work::default();
     if present.config.flags & CONFIG_ENABLED == 0 {
-        return (Verdict::PASS, Ip::default());
+        return;
     }
-    let Some(ip) = packet::ipv4(packet, offset) else { return (Verdict::PASS, Ip::default()) };
-    let verdict = match packet::transport(packet, &ip) {
-        Some(segment) => inbound(node, present, &Seen::new(&ip, &segment, ifindex)),
-        None => Verdict::PASS,
-    };
-    (unless_unpublished(node, &ip, verdict), ip)
+    let Some(ip) = A::header(packet, offset) else { return };
+    work.ip = ip;
+    if let Some(segment) = packet::transport(packet, &work.ip) {
+        work.seen = Seen::new(&work.ip, &segment, ifindex);
+        work.verdict = inbound(node, present, &work.seen);
+    }
+    if unpublished(node, &work.ip, &work.verdict) {
+        work.verdict = Verdict::drop(Reason::Unpublished);
+    }
 }
 
-/// What is made of a packet from outside that was read; then comes [`unless_unpublished`], for those
-/// without ports too. (One function of both would be handed an `Option`, see [`resolve`].)
+/// What is made of a packet from outside that was read; then comes [`unpublished`], for those without
+/// ports too.
 #[inline(always)]
-pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &Seen<A>) -> Verdict<A> {
+fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &Seen<A>) -> Verdict<A> {
     if masquerade::concerns(present, seen) {
-        let answer = masquerade::inbound(node, present, seen);
+        let answer = node.answer(present, seen);
         if answer.exists() {
-            return Verdict::deliver(seen, &answer);
+            return Verdict::deliver(&answer);
         }
     }
     if seen.protocol != TCP {
@@ -133,75 +204,82 @@ pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &S
     {
         return Verdict::PASS;
     }
-    let delivery = published::forward(node, present, &service, seen, BackendRef::default());
+    let delivery = node.forward(present, &service, seen, BackendRef::default());
     // It shows what one container sends to another by its own address.
     if delivery.tuple.destination == seen.tuple.destination {
         return Verdict::PASS;
     }
-    Verdict::deliver(seen, &delivery)
+    Verdict::deliver(&delivery)
 }
 
-/// The verdict, unless it leaves to the node's stack what is addressed to a container.
+/// Whether the verdict leaves to the node's stack what is addressed to a container.
 #[inline(always)]
-pub fn unless_unpublished<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, verdict: Verdict<A>) -> Verdict<A> {
+fn unpublished<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, verdict: &Verdict<A>) -> bool {
     // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
     // the node; a host that forwards would let everybody else in.
-    if verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0 {
-        return Verdict::drop(Reason::Unpublished);
-    }
-    verdict
+    verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0
 }
 
 /// A packet that a container sent, seen on the node's side of its veth.
 #[inline(always)]
-pub fn veth_in<N: Node, P: Packet>(
+pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
     node: &N,
     present: &Present<'_>,
     packet: &P,
     offset: u32,
     ifindex: u32,
-) -> (Verdict, Ip<V4>) {
+    work: &mut Work<A>,
+) {
+    *work = Work::default();
     if present.config.flags & CONFIG_ENABLED == 0 {
-        return (Verdict::PASS, Ip::default());
+        return;
     }
-    let Some(ip) = packet::ipv4(packet, offset) else {
-        return (Verdict::drop(Reason::Malformed), Ip::default());
+    let Some(ip) = A::header(packet, offset) else {
+        work.verdict = Verdict::drop(Reason::Malformed);
+        return;
     };
-    let owner = sender(node, &ip, ifindex);
-    if !owner.exists() {
-        return (Verdict::drop(Reason::Spoofed), ip);
+    work.ip = ip;
+    if A::is_of_the_link(packet, &work.ip) {
+        return;
     }
-    let Some(segment) = packet::transport(packet, &ip) else { return (unreadable(node, &ip), ip) };
-    (outbound(node, present, &Seen::new(&ip, &segment, ifindex), owner.backend), ip)
+    let owner = sender(node, &work.ip, ifindex);
+    work.verdict = if !owner.exists() {
+        Verdict::drop(Reason::Spoofed)
+    } else if let Some(segment) = packet::transport(packet, &work.ip) {
+        work.seen = Seen::new(&work.ip, &segment, ifindex);
+        outbound(node, present, &work.seen, owner.backend)
+    } else {
+        unreadable(node, &work.ip)
+    };
 }
 
 /// The container behind a device, if it sends under its own address; else nobody.
 #[inline(always)]
-pub fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolved<A> {
+fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolved<A> {
     let owner = resolve(node, node.link(ifindex));
     if owner.address == ip.source { owner } else { Resolved::default() }
 }
 
 /// What is made of a packet of container `owner` that was read.
 #[inline(always)]
-pub fn outbound<A: Address, N: Node<A>>(
+fn outbound<A: Address, N: Node<A>>(
     node: &N,
     present: &Present<'_>,
     seen: &Seen<A>,
     owner: BackendRef,
 ) -> Verdict<A> {
     if seen.protocol == TCP {
-        let reply = published::reply(node, present, seen, owner);
+        let reply = node.reply(present, seen, owner);
         if reply.exists() {
             if reply.flags & FLOW_FROM_CONTAINER == 0 {
-                return Verdict::send(Action::Device, reply.ifindex, seen, reply.tuple);
+                return Verdict::send(Action::Device, reply.ifindex, reply.tuple);
             }
             // By address, not by the device it came in by: device numbers are reused.
             let client = resolve::<A>(node, node.endpoint(&reply.tuple.destination));
             if !client.exists() {
                 return Verdict::drop(Reason::NoRoute);
             }
-            return Verdict::send(Action::Container, client.ifindex, seen, reply.tuple);
+            return Verdict::send(Action::Container, client.ifindex, reply.tuple);
         }
     }
     let destination = seen.tuple.destination;
@@ -211,7 +289,7 @@ pub fn outbound<A: Address, N: Node<A>>(
             _ => None,
         };
         let Some(service) = service else { return Verdict::PASS };
-        return Verdict::deliver(seen, &published::forward(node, present, &service, seen, owner));
+        return Verdict::deliver(&node.forward(present, &service, seen, owner));
     }
     let neighbour = node.endpoint(&destination);
     if neighbour.id != 0 {
@@ -225,7 +303,7 @@ pub fn outbound<A: Address, N: Node<A>>(
         return Verdict::drop(Reason::NoRoute);
     }
     if route.flags & ROUTE_PLAIN != 0 {
-        return Verdict::send(Action::Device, route.ifindex, seen, seen.tuple);
+        return Verdict::send(Action::Device, route.ifindex, seen.tuple);
     }
     if route.source == A::ZERO {
         return Verdict::drop(Reason::NoRoute);
@@ -234,10 +312,10 @@ pub fn outbound<A: Address, N: Node<A>>(
     if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
         return Verdict::drop(Reason::NotMasqueraded);
     }
-    let shown = masquerade::outbound(node, present, seen, owner, route.source);
+    let shown = node.masquerade(present, seen, owner, &route.source);
     match shown.refused {
         Some(reason) => Verdict::drop(reason),
-        None => Verdict::send(Action::Device, route.ifindex, seen, shown.tuple),
+        None => Verdict::send(Action::Device, route.ifindex, shown.tuple),
     }
 }
 
@@ -258,12 +336,12 @@ fn beside<A: Address, N: Node<A>>(
     }
     let direct = Delivery { tuple: seen.tuple, ifindex: neighbour.ifindex };
     if seen.protocol != TCP {
-        return Verdict::deliver(seen, &direct);
+        return Verdict::deliver(&direct);
     }
     let service =
         Service { single: neighbour.backend, target: seen.tuple.destination_port, ..Service::default() };
-    let tracked = published::forward(node, present, &service, seen, owner);
-    Verdict::deliver(seen, if tracked.exists() { &tracked } else { &direct })
+    let tracked = node.forward(present, &service, seen, owner);
+    Verdict::deliver(if tracked.exists() { &tracked } else { &direct })
 }
 
 /// What happens to a packet of a container without ports that we know: the node may have it,

@@ -11,8 +11,20 @@ pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The maps that the agent writes, in the order in which new rows are written: what is referred to
 /// comes before what refers to it, and the switch that turns the datapath on comes last.
-pub const WRITTEN: [&str; 8] =
-    [map::LOCAL4, map::ROUTE4, map::BACKEND, map::EP4, map::LINK, map::MAGLEV, map::SVC4, map::CONFIG];
+pub const WRITTEN: [&str; 12] = [
+    map::LOCAL4,
+    map::LOCAL6,
+    map::ROUTE4,
+    map::ROUTE6,
+    map::BACKEND,
+    map::EP4,
+    map::EP6,
+    map::LINK,
+    map::MAGLEV,
+    map::SVC4,
+    map::SVC6,
+    map::CONFIG,
+];
 
 /// Of those, the arrays: a row goes by being zeroed.
 pub const ARRAYS: [&str; 3] = [map::BACKEND, map::MAGLEV, map::CONFIG];

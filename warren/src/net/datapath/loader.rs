@@ -59,8 +59,8 @@ fn socket_hook(name: &str) -> Option<AttachType> {
     Some(match name {
         program::SOCK_CONNECT4 => AttachType::Connect4,
         program::SOCK_GETPEER4 => AttachType::GetPeerName4,
-        "sock_connect6" => AttachType::Connect6,
-        "sock_getpeer6" => AttachType::GetPeerName6,
+        program::SOCK_CONNECT6 => AttachType::Connect6,
+        program::SOCK_GETPEER6 => AttachType::GetPeerName6,
         "sock_sendmsg4" => AttachType::SendMsg4,
         "sock_sendmsg6" => AttachType::SendMsg6,
         "sock_recvmsg4" => AttachType::RecvMsg4,
@@ -290,7 +290,7 @@ impl Loaded {
 
 /// Whether the agent must fill this map before programs may run on it.
 fn is_filled(map: &str) -> bool {
-    ![map::SCHEMA, map::DROPS, map::EVENTS].contains(&map)
+    ![map::SCHEMA, map::DROPS, map::EVENTS, map::SCRATCH6].contains(&map)
 }
 
 fn load_program(name: &str, p: &mut Program) -> Result<(), NetError> {
