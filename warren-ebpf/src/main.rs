@@ -24,7 +24,7 @@ use warren_ebpf::{
     abi::{CONFIG_ENABLED, Reason, Words as V6},
     flow::{
         Present,
-        decide::{self, Action, V4, Work},
+        decide::{self, Action, Next, V4, Work},
     },
     packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
 };
@@ -43,6 +43,9 @@ const ETHERNET: u32 = 14;
 
 /// `skb->pkt_type` of a packet whose link-level destination is this host.
 const PACKET_HOST: u32 = 0;
+
+/// What a step says of a packet that is dropped: this and the reason.
+const DROPPED: i32 = 1000;
 
 /// Ingress of a device with Ethernet headers.
 #[classifier]
@@ -63,9 +66,22 @@ fn node_in(ctx: &TcContext, offset: u32) -> i32 {
     if skb.kind() != PACKET_HOST {
         return PASS;
     }
+    let now = now();
     match skb.ethertype() {
-        ETHERTYPE_IPV4 => node_in4(skb, offset),
-        ETHERTYPE_IPV6 => node_in6(skb, offset),
+        ETHERTYPE_IPV4 => {
+            if ipv4::look_in(skb, offset, now) == FORWARD {
+                ipv4::forward(now);
+            }
+            ipv4::settle();
+            concluded(ipv4::execute(skb), |reason| ipv4::dropped(skb, now, reason))
+        }
+        ETHERTYPE_IPV6 => {
+            if ipv6::look_in(skb, offset, now) == FORWARD {
+                ipv6::forward(now);
+            }
+            ipv6::settle();
+            concluded(ipv6::execute(skb), |reason| ipv6::dropped(skb, now, reason))
+        }
         _ => PASS,
     }
 }
@@ -74,57 +90,119 @@ fn node_in(ctx: &TcContext, offset: u32) -> i32 {
 #[classifier]
 pub fn veth_in(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    let now = now();
     match skb.ethertype() {
-        ETHERTYPE_IPV4 => veth_in4(skb),
-        ETHERTYPE_IPV6 => veth_in6(skb),
+        ETHERTYPE_IPV4 => {
+            match ipv4::look_out(skb, ETHERNET, now) {
+                FORWARD => ipv4::forward(now),
+                MASQUERADE => ipv4::masquerade(now),
+                _ => {}
+            }
+            concluded(ipv4::execute(skb), |reason| ipv4::dropped(skb, now, reason))
+        }
+        ETHERTYPE_IPV6 => {
+            match ipv6::look_out(skb, ETHERNET, now) {
+                FORWARD => ipv6::forward(now),
+                MASQUERADE => ipv6::masquerade(now),
+                _ => {}
+            }
+            concluded(ipv6::execute(skb), |reason| ipv6::dropped(skb, now, reason))
+        }
         ETHERTYPE_ARP => PASS,
         _ => match maps::CONFIG.get(0) {
             Some(config) if config.flags & CONFIG_ENABLED != 0 => {
-                drop_packet::<V4>(&skb, &Present { config, now: now() }, Reason::Protocol, &Ip::default())
+                forget();
+                ipv4::dropped(skb, now, Reason::Protocol as u32);
+                TC_ACT_SHOT
             }
             _ => PASS,
         },
     }
 }
 
-// Each family in a function of its own, so that neither has the other's share of the stack.
+const FORWARD: u32 = Next::Forward as u32;
+const MASQUERADE: u32 = Next::Masquerade as u32;
 
-#[inline(never)]
-fn node_in4(mut skb: Skb, offset: u32) -> i32 {
-    let Some(config) = maps::CONFIG.get(0) else { return PASS };
-    let present = Present { config, now: now() };
-    let mut work = Work::default();
-    decide::node_in::<V4, _, _>(&Maps, &present, &skb, offset, skb.ifindex(), &mut work);
-    execute(&mut skb, &present, &work)
+/// What the program returns.
+#[inline(always)]
+fn concluded(said: i32, drop: impl FnOnce(u32)) -> i32 {
+    if said < DROPPED {
+        return said;
+    }
+    drop((said - DROPPED) as u32);
+    TC_ACT_SHOT
 }
 
-#[inline(never)]
-fn node_in6(mut skb: Skb, offset: u32) -> i32 {
-    let Some(config) = maps::CONFIG.get(0) else { return PASS };
-    let Some(room) = Room::find() else { return PASS };
-    let present = Present { config, now: now() };
-    let work = room.work();
-    decide::node_in::<V6, _, _>(&RoomyMaps6::new(room), &present, &skb, offset, skb.ifindex(), work);
-    execute(&mut skb, &present, work)
+/// The steps of a decision, each a function of the object with its own share of the stack. What one
+/// leaves to the next is in the room.
+macro_rules! steps {
+    ($family:ident, $address:ty, |$room:ident| $maps:expr) => {
+        mod $family {
+            use super::*;
+
+            #[inline(never)]
+            pub fn look_in(skb: Skb, offset: u32, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let work = $room.work();
+                let present = Present { config, now };
+                decide::look_in::<$address, _, _>(&$maps, &present, &skb, offset, skb.ifindex(), work);
+                work.next as u32
+            }
+
+            #[inline(never)]
+            pub fn look_out(skb: Skb, offset: u32, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let work = $room.work();
+                let present = Present { config, now };
+                decide::look_out::<$address, _, _>(&$maps, &present, &skb, offset, skb.ifindex(), work);
+                work.next as u32
+            }
+
+            #[inline(never)]
+            pub fn forward(now: u64) {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return };
+                decide::forward::<$address, _>(&$maps, &Present { config, now }, $room.work());
+            }
+
+            #[inline(never)]
+            pub fn masquerade(now: u64) {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return };
+                decide::masquerade::<$address, _>(&$maps, &Present { config, now }, $room.work());
+            }
+
+            #[inline(never)]
+            pub fn settle() {
+                let Some($room) = Room::find() else { return };
+                decide::settle::<$address, _>(&$maps, $room.work());
+            }
+
+            #[inline(never)]
+            pub fn execute(mut skb: Skb) -> i32 {
+                let Some(room) = Room::find() else { return PASS };
+                super::execute::<$address>(&mut skb, room.work())
+            }
+
+            #[inline(never)]
+            pub fn dropped(skb: Skb, now: u64, reason: u32) {
+                let Some(room) = Room::find() else { return };
+                report::dropped::<$address>(skb, now, reason, &room.work().ip);
+            }
+        }
+    };
 }
 
-#[inline(never)]
-fn veth_in4(mut skb: Skb) -> i32 {
-    let Some(config) = maps::CONFIG.get(0) else { return PASS };
-    let present = Present { config, now: now() };
-    let mut work = Work::default();
-    decide::veth_in::<V4, _, _>(&Maps, &present, &skb, ETHERNET, skb.ifindex(), &mut work);
-    execute(&mut skb, &present, &work)
-}
+steps!(ipv4, V4, |room| {
+    let _ = room;
+    Maps
+});
+steps!(ipv6, V6, |room| RoomyMaps6::new(room));
 
-#[inline(never)]
-fn veth_in6(mut skb: Skb) -> i32 {
-    let Some(config) = maps::CONFIG.get(0) else { return PASS };
-    let Some(room) = Room::find() else { return PASS };
-    let present = Present { config, now: now() };
-    let work = room.work();
-    decide::veth_in::<V6, _, _>(&RoomyMaps6::new(room), &present, &skb, ETHERNET, skb.ifindex(), work);
-    execute(&mut skb, &present, work)
+/// No packet was read.
+#[inline(always)]
+fn forget() {
+    if let Some(room) = Room::find() {
+        room.work::<V4>().ip = Ip::default();
+    }
 }
 
 /// The node's own processes connecting to a published port.
@@ -156,15 +234,15 @@ pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn execute<A: Family>(skb: &mut Skb, present: &Present<'_>, work: &Work<A>) -> i32 {
+fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
     let verdict = &work.verdict;
-    let reason = match verdict.action {
+    match verdict.action {
         Action::Pass => return PASS,
-        Action::Drop => verdict.reason,
-        Action::Container | Action::Device => Reason::Rewrite,
-    };
-    if verdict.action == Action::Drop || !A::rewrite(skb, &work.ip, &work.seen.tuple, &verdict.to) {
-        return drop_packet(skb, present, reason, &work.ip);
+        Action::Drop => return DROPPED + verdict.reason as i32,
+        Action::Container | Action::Device => {}
+    }
+    if !A::rewrite(skb, &work.ip, &work.seen.tuple, &verdict.to) {
+        return DROPPED + Reason::Rewrite as i32;
     }
     // SAFETY: plain helper calls; for a device that is gone the kernel drops the packet.
     let action = unsafe {
@@ -175,12 +253,6 @@ fn execute<A: Family>(skb: &mut Skb, present: &Present<'_>, work: &Work<A>) -> i
         }
     };
     action as i32
-}
-
-#[inline(never)]
-fn drop_packet<A: Family>(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<A>) -> i32 {
-    report::dropped(skb, present, reason, ip);
-    TC_ACT_SHOT
 }
 
 #[inline(always)]

@@ -80,4 +80,4 @@ pub static MASQ_OUT6: LruHashMap<EgressKey<V6>, Egress<V6>, { capacity::MASQUERA
 #[btf_map]
 pub static SOCK6: LruHashMap<u64, SocketPeer<V6>, { capacity::SOCKETS6 }> = LruHashMap::new();
 #[btf_map]
-pub static SCRATCH6: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

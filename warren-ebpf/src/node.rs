@@ -9,10 +9,8 @@ use warren_ebpf::{
         ReturnKey, Route, Service, ServiceKey, Words as V6, capacity,
     },
     flow::{
-        Delivery, Present, Search, Seen, Table, Tables,
+        Search, Table, Tables,
         decide::{Node, V4},
-        masquerade::{self, Masqueraded},
-        published::{self, Reply},
     },
 };
 
@@ -211,9 +209,9 @@ fn in_words<K, V, const MAX: usize>(map: &'static impl Sized) -> &'static LruHas
     unsafe { &*(&raw const *map).cast() }
 }
 
-/// Implements [`Node`]: which maps describe it, and what is done elsewhere than by default.
+/// Implements [`Node`]: which maps describe it.
 macro_rules! node {
-    ($maps:ty, $address:ty, $services:ident, $locals:ident, $endpoints:ident, $routes:ident $($rest:item)*) => {
+    ($maps:ty, $address:ty, $services:ident, $locals:ident, $endpoints:ident, $routes:ident) => {
         impl Node<$address> for $maps {
             #[inline(always)]
             fn service(&self, key: &ServiceKey<$address>) -> Option<Service> {
@@ -244,94 +242,10 @@ macro_rules! node {
                 let key = Key { prefix_len, data: *address };
                 maps::$routes.get(seen_as::<_, Key<_>>(&key)).map(|route| *seen_as::<_, Route<_>>(route))
             }
-
-            $($rest)*
         }
     };
 }
 
 node!(Maps, V4, SVC4, LOCAL4, EP4, ROUTE4);
 node!(Maps6, V6, SVC6, LOCAL6, EP6, ROUTE6);
-node!(RoomyMaps6, V6, SVC6, LOCAL6, EP6, ROUTE6
-    #[inline(always)]
-    fn forward(
-        &self,
-        present: &Present<'_>,
-        service: &Service,
-        seen: &Seen<V6>,
-        origin: BackendRef,
-    ) -> Delivery<V6> {
-        let mut delivery = Delivery::default();
-        forward6(present, service, seen, &origin, &mut delivery);
-        delivery
-    }
-
-    #[inline(always)]
-    fn reply(&self, present: &Present<'_>, seen: &Seen<V6>, owner: BackendRef) -> Reply<V6> {
-        let mut reply = Reply::default();
-        reply6(present, seen, &owner, &mut reply);
-        reply
-    }
-
-    #[inline(always)]
-    fn masquerade(
-        &self,
-        present: &Present<'_>,
-        seen: &Seen<V6>,
-        owner: BackendRef,
-        local: &V6,
-    ) -> Masqueraded<V6> {
-        let mut shown = Masqueraded::default();
-        masquerade6(present, seen, &owner, local, &mut shown);
-        shown
-    }
-
-    #[inline(always)]
-    fn answer(&self, present: &Present<'_>, seen: &Seen<V6>) -> Delivery<V6> {
-        let mut delivery = Delivery::default();
-        answer6(present, seen, &mut delivery);
-        delivery
-    }
-);
-
-// Frames of their own. Each finds its room again: five arguments are all that a function gets.
-
-#[inline(never)]
-fn forward6(
-    present: &Present<'_>,
-    service: &Service,
-    seen: &Seen<V6>,
-    origin: &BackendRef,
-    to: &mut Delivery<V6>,
-) {
-    if let Some(maps) = RoomyMaps6::find() {
-        *to = published::forward(&maps, present, service, seen, *origin);
-    }
-}
-
-#[inline(never)]
-fn reply6(present: &Present<'_>, seen: &Seen<V6>, owner: &BackendRef, to: &mut Reply<V6>) {
-    if let Some(maps) = RoomyMaps6::find() {
-        *to = published::reply(&maps, present, seen, *owner);
-    }
-}
-
-#[inline(never)]
-fn masquerade6(
-    present: &Present<'_>,
-    seen: &Seen<V6>,
-    owner: &BackendRef,
-    local: &V6,
-    to: &mut Masqueraded<V6>,
-) {
-    if let Some(maps) = RoomyMaps6::find() {
-        *to = masquerade::outbound(&maps, present, seen, *owner, *local);
-    }
-}
-
-#[inline(never)]
-fn answer6(present: &Present<'_>, seen: &Seen<V6>, to: &mut Delivery<V6>) {
-    if let Some(maps) = RoomyMaps6::find() {
-        *to = masquerade::inbound(&maps, present, seen);
-    }
-}
+node!(RoomyMaps6, V6, SVC6, LOCAL6, EP6, ROUTE6);

@@ -1,8 +1,7 @@
 //! Telling the agent.
 
 use warren_ebpf::{
-    abi::{EVENT_DROP, Event, Reason},
-    flow::Present,
+    abi::{EVENT_DROP, Event},
     packet::{Family, Ip, Packet as _},
 };
 
@@ -13,14 +12,14 @@ const PAUSE: u64 = 1_000_000_000;
 
 /// Counts a dropped packet, and tells of it now and then.
 #[inline(always)]
-pub fn dropped<A: Family>(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<A>) {
-    let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) else { return };
+pub fn dropped<A: Family>(skb: Skb, now: u64, reason: u32, ip: &Ip<A>) {
+    let Some(counter) = maps::DROPS.get_ptr_mut(reason) else { return };
     // SAFETY: this CPU's own row; programs of one hook do not interrupt each other.
     let due = unsafe {
         (*counter).packets += 1;
-        let due = present.now.saturating_sub((*counter).reported) >= PAUSE;
+        let due = now.saturating_sub((*counter).reported) >= PAUSE;
         if due {
-            (*counter).reported = present.now;
+            (*counter).reported = now;
         }
         due
     };
@@ -29,9 +28,9 @@ pub fn dropped<A: Family>(skb: &Skb, present: &Present<'_>, reason: Reason, ip: 
     }
     let Some(mut event) = maps::EVENTS.reserve_untyped::<Event>(0) else { return };
     let mut told = Event {
-        time: present.now,
+        time: now,
         kind: EVENT_DROP,
-        reason: reason as u32,
+        reason,
         ifindex: skb.ifindex(),
         length: skb.length(),
         ..Event::default()

@@ -1,13 +1,16 @@
-//! Room to work in outside of the stack, which has 512 bytes: the keys and values of the tables of
-//! IPv6 are handed to the kernel from here. One row per CPU; no two programs that use it are ever at
-//! work on one CPU.
+//! Room to work in outside of the stack, which has 512 bytes: what one step of a decision leaves to the
+//! next, and the keys and values of the tables of IPv6, which the kernel takes from here. One row per
+//! CPU; no two programs that use it are ever at work on one CPU.
+//!
+//! What comes from here the verifier knows nothing of, so that it looks at a step once and not once for
+//! each way that leads there.
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::{bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem},
 };
 use warren_ebpf::{
-    abi::{Scratch, Words as V6},
+    abi::{Address, Scratch},
     flow::{Operation, Table, decide::Work},
 };
 
@@ -20,15 +23,16 @@ pub struct Room(*mut Scratch);
 impl Room {
     #[inline(always)]
     pub fn find() -> Option<Self> {
-        maps::SCRATCH6.get_ptr_mut(0).map(Self)
+        maps::SCRATCH.get_ptr_mut(0).map(Self)
     }
 
-    /// The place for what is found out about a packet. One at a time.
+    /// The place for what is found out about a packet. One at a time, and of one family: whoever is not
+    /// the first to ask knows which.
     #[inline(always)]
-    pub fn work<'a>(self) -> &'a mut Work<V6> {
-        const { assert!(size_of::<Work<V6>>() <= size_of::<[u64; 24]>() && align_of::<Work<V6>>() <= 8) };
-        // SAFETY: the row is this CPU's own and stays while the program runs. It holds zeros or what an
-        // earlier packet left, which is a value of this type.
+    pub fn work<'a, A: Address>(self) -> &'a mut Work<A> {
+        const { assert!(size_of::<Work<A>>() <= size_of::<[u64; 32]>() && align_of::<Work<A>>() <= 8) };
+        // SAFETY: the row is this CPU's own and stays while the program runs. Whoever asks first writes
+        // all of it.
         unsafe { &mut *(&raw mut (*self.0).work).cast() }
     }
 

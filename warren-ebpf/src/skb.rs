@@ -14,6 +14,7 @@ use aya_ebpf::{
 use warren_ebpf::packet::Packet;
 
 /// A socket buffer at a TC hook.
+#[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Skb(*mut __sk_buff);
 

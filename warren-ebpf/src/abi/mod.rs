@@ -24,7 +24,7 @@
 //! | `SOCK4` | LRU hash | socket cookie (u64) → [`SocketPeer`] | programs |
 //! | `DROPS` | per-CPU array | [`Reason`] → [`DropCounter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`] | programs |
-//! | `SCRATCH6` | per-CPU array, 1 | room to work in, [`Scratch`] | programs |
+//! | `SCRATCH` | per-CPU array, 1 | room to work in, [`Scratch`] | programs |
 
 mod config;
 mod flow;
@@ -258,13 +258,13 @@ pub mod map {
     /// `SOCK4` for IPv6.
     pub const SOCK6: &str = "SOCK6";
     /// [`Scratch`](super::Scratch).
-    pub const SCRATCH6: &str = "SCRATCH6";
+    pub const SCRATCH: &str = "SCRATCH";
 
     /// Every map.
     pub const ALL: [&str; 30] = [
         CONFIG, SCHEMA, SVC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4, FWD_NEW4,
         FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SVC6, EP6, LOCAL6, ROUTE6, FLOW_NEW6, FLOW_EST6, FWD_NEW6,
-        FWD_EST6, MASQ_RET6, MASQ_OUT6, SOCK6, DROPS, EVENTS, SCRATCH6,
+        FWD_EST6, MASQ_RET6, MASQ_OUT6, SOCK6, DROPS, EVENTS, SCRATCH,
     ];
 }
 

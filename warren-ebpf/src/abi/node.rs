@@ -1,5 +1,5 @@
 //! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); what the
-//! socket hooks remember (`SOCK4`); and room to work in (`SCRATCH6`).
+//! socket hooks remember (`SOCK4`); and room to work in (`SCRATCH`).
 
 use crate::layout;
 
@@ -49,7 +49,7 @@ pub struct SocketPeer<A> {
 }
 
 layout! {
-/// Row 0 of `SCRATCH6`: where a program puts what it hands to the kernel. Nothing in it outlives a
+/// Row 0 of `SCRATCH`: where a program puts what it hands to the kernel. Nothing in it outlives a
 /// packet.
 pub struct Scratch {
     /// A key of a table.
@@ -57,6 +57,6 @@ pub struct Scratch {
     /// A value of a table.
     pub value: [u64; 10],
     /// What was found out about a packet.
-    pub work: [u64; 24],
+    pub work: [u64; 32],
 }
 }

@@ -87,7 +87,7 @@ proptest::proptest! {
     fn words_say_what_octets_say(mut octets: [u8; 16], kind in 0..6, other: [u8; 16]) {
         match kind {
             0 => octets[0] = 0xff,
-            1 => octets[..2].copy_from_slice(&[0xfe, 0x80 | octets[1] & 0x3f]),
+            1 => (octets[0], octets[1]) = (0xfe, 0x80 | octets[1] & 0x3f),
             2 => octets[0] = 0xfe,
             3 => octets[..15].fill(0),
             4 => octets = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, octets[0] & 3],

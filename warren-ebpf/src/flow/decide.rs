@@ -27,56 +27,6 @@ pub trait Node<A: Address = V4>: Tables<A> {
     fn link(&self, ifindex: u32) -> BackendRef;
     /// `ROUTE4`, longest prefix.
     fn route(&self, address: &A) -> Option<Route<A>>;
-
-    // What takes most of the stack, so that a node can give each a frame of its own.
-
-    /// [`published::forward`].
-    #[inline(always)]
-    fn forward(
-        &self,
-        present: &Present<'_>,
-        service: &Service,
-        seen: &Seen<A>,
-        origin: BackendRef,
-    ) -> Delivery<A>
-    where
-        Self: Sized,
-    {
-        published::forward(self, present, service, seen, origin)
-    }
-
-    /// [`published::reply`].
-    #[inline(always)]
-    fn reply(&self, present: &Present<'_>, seen: &Seen<A>, owner: BackendRef) -> published::Reply<A>
-    where
-        Self: Sized,
-    {
-        published::reply(self, present, seen, owner)
-    }
-
-    /// [`masquerade::outbound`].
-    #[inline(always)]
-    fn masquerade(
-        &self,
-        present: &Present<'_>,
-        seen: &Seen<A>,
-        owner: BackendRef,
-        local: &A,
-    ) -> masquerade::Masqueraded<A>
-    where
-        Self: Sized,
-    {
-        masquerade::outbound(self, present, seen, owner, *local)
-    }
-
-    /// [`masquerade::inbound`].
-    #[inline(always)]
-    fn answer(&self, present: &Present<'_>, seen: &Seen<A>) -> Delivery<A>
-    where
-        Self: Sized,
-    {
-        masquerade::inbound(self, present, seen)
-    }
 }
 
 /// What to do with a packet.
@@ -144,7 +94,9 @@ impl<A: Address> Verdict<A> {
     }
 }
 
-/// What becomes of a packet, and what was found on the way there.
+/// What becomes of a packet, and what was found on the way there. A decision comes in steps, each with
+/// a stack of its own where that matters: a look, what the look leaves open ([`Next`]), and for what
+/// came from outside [`settle`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work<A: Address> {
     /// Its IP header; all zero when it was not understood (only with `Pass` and `Drop`).
@@ -153,11 +105,49 @@ pub struct Work<A: Address> {
     pub seen: Seen<A>,
     /// What to do.
     pub verdict: Verdict<A>,
+    /// What is still to be asked.
+    pub next: Next,
+    /// The container that sent it; all zero when none did.
+    pub owner: BackendRef,
+    /// For [`forward`]: the service it is for.
+    pub service: Service,
+    /// For [`masquerade`]: the way it takes.
+    pub route: Route<A>,
+}
+
+/// What a look leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Next {
+    /// Nothing: the verdict is there.
+    #[default]
+    Nothing,
+    /// [`forward`] says.
+    Forward,
+    /// [`masquerade`] says.
+    Masquerade,
 }
 
 /// A packet that came in by a device of the node. `offset` is where its IP header starts.
 #[inline(always)]
 pub fn node_in<A: Family, N: Node<A>, P: Packet>(
+    node: &N,
+    present: &Present<'_>,
+    packet: &P,
+    offset: u32,
+    ifindex: u32,
+    work: &mut Work<A>,
+) {
+    look_in(node, present, packet, offset, ifindex, work);
+    if work.next == Next::Forward {
+        forward(node, present, work);
+    }
+    settle(node, work);
+}
+
+/// The first step of [`node_in`].
+#[inline(always)]
+pub fn look_in<A: Family, N: Node<A>, P: Packet>(
     node: &N,
     present: &Present<'_>,
     packet: &P,
@@ -173,56 +163,72 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     work.ip = ip;
     if let Some(segment) = packet::transport(packet, &work.ip) {
         work.seen = Seen::new(&work.ip, &segment, ifindex);
-        work.verdict = inbound(node, present, &work.seen);
-    }
-    if unpublished(node, &work.ip, &work.verdict) {
-        work.verdict = Verdict::drop(Reason::Unpublished);
+        inbound(node, present, work);
     }
 }
 
-/// What is made of a packet from outside that was read; then comes [`unpublished`], for those without
-/// ports too.
+/// What is made of a packet from outside that was read.
 #[inline(always)]
-fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &Seen<A>) -> Verdict<A> {
+fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
     if masquerade::concerns(present, seen) {
-        let answer = node.answer(present, seen);
+        let answer = masquerade::inbound(node, present, seen);
         if answer.exists() {
-            return Verdict::deliver(&answer);
+            work.verdict = Verdict::deliver(&answer);
+            return;
         }
     }
     if seen.protocol != TCP {
-        return Verdict::PASS;
+        return;
     }
     let Some(service) = service_at(node, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
     else {
-        return Verdict::PASS;
+        return;
     };
     // A packet that shows one of the node's own addresses as its source came a wrong way; the
     // kernel knows what to do with it. Known flows have passed this once.
     if seen.segment.pure_syn()
         && (!node.is_local(&seen.tuple.destination) || node.is_local(&seen.tuple.source))
     {
-        return Verdict::PASS;
+        return;
     }
-    let delivery = node.forward(present, &service, seen, BackendRef::default());
-    // It shows what one container sends to another by its own address.
-    if delivery.tuple.destination == seen.tuple.destination {
-        return Verdict::PASS;
-    }
-    Verdict::deliver(&delivery)
+    work.service = service;
+    work.next = Next::Forward;
 }
 
-/// Whether the verdict leaves to the node's stack what is addressed to a container.
+/// The last step of a packet from outside, for those without ports too: none is left to the node's
+/// stack that is addressed to a container.
 #[inline(always)]
-fn unpublished<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, verdict: &Verdict<A>) -> bool {
+pub fn settle<A: Address, N: Node<A>>(node: &N, work: &mut Work<A>) {
     // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
-    // the node; a host that forwards would let everybody else in.
-    verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0
+    // the node; a host that forwards would let everybody else in. What was not understood has no
+    // destination.
+    if work.verdict.action == Action::Pass && node.endpoint(&work.ip.destination).id != 0 {
+        work.verdict = Verdict::drop(Reason::Unpublished);
+    }
 }
 
 /// A packet that a container sent, seen on the node's side of its veth.
 #[inline(always)]
 pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
+    node: &N,
+    present: &Present<'_>,
+    packet: &P,
+    offset: u32,
+    ifindex: u32,
+    work: &mut Work<A>,
+) {
+    look_out(node, present, packet, offset, ifindex, work);
+    match work.next {
+        Next::Nothing => {}
+        Next::Forward => forward(node, present, work),
+        Next::Masquerade => masquerade(node, present, work),
+    }
+}
+
+/// The first step of [`veth_in`].
+#[inline(always)]
+pub fn look_out<A: Family, N: Node<A>, P: Packet>(
     node: &N,
     present: &Present<'_>,
     packet: &P,
@@ -243,14 +249,17 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
         return;
     }
     let owner = sender(node, &work.ip, ifindex);
-    work.verdict = if !owner.exists() {
-        Verdict::drop(Reason::Spoofed)
-    } else if let Some(segment) = packet::transport(packet, &work.ip) {
-        work.seen = Seen::new(&work.ip, &segment, ifindex);
-        outbound(node, present, &work.seen, owner.backend)
-    } else {
-        unreadable(node, &work.ip)
+    if !owner.exists() {
+        work.verdict = Verdict::drop(Reason::Spoofed);
+        return;
+    }
+    let Some(segment) = packet::transport(packet, &work.ip) else {
+        work.verdict = unreadable(node, &work.ip);
+        return;
     };
+    work.seen = Seen::new(&work.ip, &segment, ifindex);
+    work.owner = owner.backend;
+    outbound(node, present, work);
 }
 
 /// The container behind a device, if it sends under its own address; else nobody.
@@ -260,88 +269,114 @@ fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolve
     if owner.address == ip.source { owner } else { Resolved::default() }
 }
 
-/// What is made of a packet of container `owner` that was read.
+/// What is made of a packet of a container that was read.
 #[inline(always)]
-fn outbound<A: Address, N: Node<A>>(
-    node: &N,
-    present: &Present<'_>,
-    seen: &Seen<A>,
-    owner: BackendRef,
-) -> Verdict<A> {
+fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
     if seen.protocol == TCP {
-        let reply = node.reply(present, seen, owner);
+        let reply = published::reply(node, present, seen, work.owner);
         if reply.exists() {
-            if reply.flags & FLOW_FROM_CONTAINER == 0 {
-                return Verdict::send(Action::Device, reply.ifindex, reply.tuple);
-            }
-            // By address, not by the device it came in by: device numbers are reused.
-            let client = resolve::<A>(node, node.endpoint(&reply.tuple.destination));
-            if !client.exists() {
-                return Verdict::drop(Reason::NoRoute);
-            }
-            return Verdict::send(Action::Container, client.ifindex, reply.tuple);
+            work.verdict = replied(node, &reply);
+            return;
         }
     }
     let destination = seen.tuple.destination;
-    if node.is_local(&destination) {
-        let service = match seen.protocol {
-            TCP => service_at(node, &destination, seen.tuple.destination_port, seen.protocol),
-            _ => None,
-        };
-        let Some(service) = service else { return Verdict::PASS };
-        return Verdict::deliver(&node.forward(present, &service, seen, owner));
-    }
     let neighbour = node.endpoint(&destination);
     if neighbour.id != 0 {
-        return beside(node, present, seen, owner, neighbour);
+        // TCP is tracked as if that address were published: the other container's replies must not be
+        // taken for those of a flow of the same client port that came through a published port.
+        if seen.protocol == TCP {
+            work.service =
+                Service { single: neighbour, target: seen.tuple.destination_port, ..Service::default() };
+            work.next = Next::Forward;
+        } else {
+            work.verdict = beside(node, seen);
+        }
+        return;
+    }
+    if node.is_local(&destination) {
+        if seen.protocol == TCP
+            && let Some(service) = service_at(node, &destination, seen.tuple.destination_port, seen.protocol)
+        {
+            work.service = service;
+            work.next = Next::Forward;
+        }
+        return;
     }
     if destination.undeliverable() {
-        return Verdict::drop(Reason::Multicast);
+        work.verdict = Verdict::drop(Reason::Multicast);
+        return;
     }
-    let Some(route) = node.route(&destination) else { return Verdict::drop(Reason::NoRoute) };
+    let Some(route) = node.route(&destination) else {
+        work.verdict = Verdict::drop(Reason::NoRoute);
+        return;
+    };
     if route.flags & ROUTE_DROP != 0 {
-        return Verdict::drop(Reason::NoRoute);
-    }
-    if route.flags & ROUTE_PLAIN != 0 {
-        return Verdict::send(Action::Device, route.ifindex, seen.tuple);
-    }
-    if route.source == A::ZERO {
-        return Verdict::drop(Reason::NoRoute);
-    }
-    // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
-    if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
-        return Verdict::drop(Reason::NotMasqueraded);
-    }
-    let shown = node.masquerade(present, seen, owner, &route.source);
-    match shown.refused {
-        Some(reason) => Verdict::drop(reason),
-        None => Verdict::send(Action::Device, route.ifindex, shown.tuple),
+        work.verdict = Verdict::drop(Reason::NoRoute);
+    } else if route.flags & ROUTE_PLAIN != 0 {
+        work.verdict = Verdict::send(Action::Device, route.ifindex, seen.tuple);
+    } else if route.source == A::ZERO {
+        work.verdict = Verdict::drop(Reason::NoRoute);
+    } else if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
+        // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
+        work.verdict = Verdict::drop(Reason::NotMasqueraded);
+    } else {
+        work.route = route;
+        work.next = Next::Masquerade;
     }
 }
 
-/// From a container to another one of this node, by its own address. TCP is tracked as if that
-/// address were published: the other container's replies must not be taken for those of a flow of
-/// the same client port that came through a published port.
+/// A container's reply, back to where the flow came from.
 #[inline(always)]
-fn beside<A: Address, N: Node<A>>(
-    node: &N,
-    present: &Present<'_>,
-    seen: &Seen<A>,
-    owner: BackendRef,
-    neighbour: BackendRef,
-) -> Verdict<A> {
+fn replied<A: Address, N: Node<A>>(node: &N, reply: &published::Reply<A>) -> Verdict<A> {
+    if reply.flags & FLOW_FROM_CONTAINER == 0 {
+        return Verdict::send(Action::Device, reply.ifindex, reply.tuple);
+    }
+    // By address, not by the device it came in by: device numbers are reused.
+    let client = resolve::<A>(node, node.endpoint(&reply.tuple.destination));
+    if !client.exists() {
+        return Verdict::drop(Reason::NoRoute);
+    }
+    Verdict::send(Action::Container, client.ifindex, reply.tuple)
+}
+
+/// Asks for the backend of what goes to a service.
+#[inline(always)]
+pub fn forward<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let delivery = published::forward(node, present, &work.service, &work.seen, work.owner);
+    let from_outside = work.owner.id == 0;
+    work.verdict = if from_outside && delivery.tuple.destination == work.seen.tuple.destination {
+        // It shows what one container sends to another by its own address.
+        Verdict::PASS
+    } else if delivery.exists() || from_outside {
+        Verdict::deliver(&delivery)
+    } else {
+        beside(node, &work.seen)
+    };
+}
+
+/// Asks for what a packet to the outside must show.
+#[inline(always)]
+pub fn masquerade<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let shown = masquerade::outbound(node, present, &work.seen, work.owner, work.route.source);
+    work.verdict = match shown.refused {
+        Some(reason) => Verdict::drop(reason),
+        None => Verdict::send(Action::Device, work.route.ifindex, shown.tuple),
+    };
+}
+
+/// As it is to the container that has its destination, if one has, else to the node.
+#[inline(always)]
+fn beside<A: Address, N: Node<A>>(node: &N, seen: &Seen<A>) -> Verdict<A> {
+    let neighbour = node.endpoint(&seen.tuple.destination);
+    if neighbour.id == 0 {
+        return Verdict::PASS;
+    }
     let neighbour = resolve::<A>(node, neighbour);
     if !neighbour.exists() {
         return Verdict::drop(Reason::NoRoute);
     }
-    let direct = Delivery { tuple: seen.tuple, ifindex: neighbour.ifindex };
-    if seen.protocol != TCP {
-        return Verdict::deliver(&direct);
-    }
-    let service =
-        Service { single: neighbour.backend, target: seen.tuple.destination_port, ..Service::default() };
-    let tracked = node.forward(present, &service, seen, owner);
-    Verdict::deliver(if tracked.exists() { &tracked } else { &direct })
+    Verdict::send(Action::Container, neighbour.ifindex, seen.tuple)
 }
 
 /// What happens to a packet of a container without ports that we know: the node may have it,

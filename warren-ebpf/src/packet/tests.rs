@@ -99,11 +99,11 @@ impl Known for V6 {
         let header = ip.header().to_header();
         match transport {
             TransportSlice::Tcp(tcp) => {
-                let want = tcp.to_header().calc_checksum_ipv6::<_, V6>(&header, tcp.payload()).unwrap();
+                let want = tcp.to_header().calc_checksum_ipv6(&header, tcp.payload()).unwrap();
                 assert_eq!(tcp.checksum(), want, "TCP checksum");
             }
             TransportSlice::Udp(udp) => {
-                let want = udp.to_header().calc_checksum_ipv6::<_, V6>(&header, udp.payload()).unwrap();
+                let want = udp.to_header().calc_checksum_ipv6(&header, udp.payload()).unwrap();
                 assert!(udp.checksum() == 0 || udp.checksum() == want, "UDP checksum");
             }
             TransportSlice::Icmpv6(icmp) => {

@@ -290,7 +290,7 @@ impl Loaded {
 
 /// Whether the agent must fill this map before programs may run on it.
 fn is_filled(map: &str) -> bool {
-    ![map::SCHEMA, map::DROPS, map::EVENTS, map::SCRATCH6].contains(&map)
+    ![map::SCHEMA, map::DROPS, map::EVENTS, map::SCRATCH].contains(&map)
 }
 
 fn load_program(name: &str, p: &mut Program) -> Result<(), NetError> {

@@ -132,7 +132,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::SOCK6, LRU_HASH, (PLAIN, 8), of::<SocketPeer<V6>>(), sockets6),
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
         shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
-        shape(map::SCRATCH6, PERCPU_ARRAY, index, of::<Scratch>(), 1),
+        shape(map::SCRATCH, PERCPU_ARRAY, index, of::<Scratch>(), 1),
     ]
 }
 
