@@ -465,7 +465,7 @@ fn a_node_that_forwards_lets_nobody_in() -> Result<()> {
         }
         site.client.run(|| {
             ip(&format!("route add 10.64.0.0/24 via {NODE}"))?;
-            ip(&format!("route add 2001:db8:0:64::/64 via {NODE6}"))
+            ip(&format!("route add 2001:db8:0:40::/64 via {NODE6}"))
         })?;
         let peers = echo(&site.containers[0], 80, 4)?;
         for v6 in BOTH {
