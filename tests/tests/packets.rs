@@ -1,6 +1,11 @@
 //! The BPF programs in the kernel: packets through `BPF_PROG_TEST_RUN`, compared with the same
 //! decisions on a node in memory; the object under `bpftool`; and live traffic through namespaces.
 
+// First: it names tests of both families.
+#[path = "packets/testrun.rs"]
+#[macro_use]
+mod testrun;
+
 #[path = "packets/datagrams.rs"]
 mod datagrams;
 #[path = "packets/frame.rs"]
@@ -11,8 +16,6 @@ mod live;
 mod object;
 #[path = "packets/sources.rs"]
 mod sources;
-#[path = "packets/testrun.rs"]
-mod testrun;
 #[path = "packets/tun.rs"]
 mod tun;
 #[path = "packets/udp.rs"]

@@ -1,14 +1,20 @@
 //! The maps, as the object declares them. `warren_ebpf::abi` says what they mean.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use warren_ebpf::abi::{
     Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Local,
-    Return, ReturnKey, Route, Schema, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey,
-    capacity,
+    Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer,
+    SourceKey, capacity,
 };
+
+type V6 = [u8; 16];
+
+/// Rows take memory once they are there.
+const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -56,3 +62,32 @@ pub static DROPS: PerCpuArray<DropCounter, { capacity::REASONS }> = PerCpuArray:
 // Untyped: libbpf refuses a ring buffer with a value type.
 #[btf_map]
 pub static EVENTS: RingBuf<(), { capacity::EVENT_BYTES }> = RingBuf::new();
+
+#[btf_map]
+pub static SVC6: HashMap<ServiceKey<V6>, Service, { capacity::SERVICES }, GROWING> = HashMap::new();
+#[btf_map]
+pub static SRC6: LpmTrie<SourceKey<V6>, u32, { capacity::SOURCES }> = LpmTrie::new();
+#[btf_map]
+pub static EP6: HashMap<V6, BackendRef, { capacity::CONTAINERS }, GROWING> = HashMap::new();
+#[btf_map]
+pub static LOCAL6: HashMap<V6, Local, { capacity::LOCALS }, GROWING> = HashMap::new();
+#[btf_map]
+pub static ROUTE6: LpmTrie<V6, Route<V6>, { capacity::ROUTES }> = LpmTrie::new();
+#[btf_map]
+pub static FLOW_NEW6: LruHashMap<FlowKey<V6>, Flow<V6>, { capacity::HALF_OPEN6 }> = LruHashMap::new();
+#[btf_map]
+pub static FLOW_EST6: LruHashMap<FlowKey<V6>, Flow<V6>, { capacity::ESTABLISHED6 }> = LruHashMap::new();
+#[btf_map]
+pub static FWD_NEW6: LruHashMap<ForwardKey<V6>, Forward, { capacity::HALF_OPEN6 }> = LruHashMap::new();
+#[btf_map]
+pub static FWD_EST6: LruHashMap<ForwardKey<V6>, Forward, { capacity::ESTABLISHED6 }> = LruHashMap::new();
+#[btf_map]
+pub static MASQ_RET6: LruHashMap<ReturnKey<V6>, Return<V6>, { capacity::MASQUERADE6 }> = LruHashMap::new();
+#[btf_map]
+pub static MASQ_OUT6: LruHashMap<EgressKey<V6>, Egress<V6>, { capacity::MASQUERADE6 }> = LruHashMap::new();
+#[btf_map]
+pub static SOCK6: LruHashMap<u64, SocketPeer<V6>, { capacity::SOCKETS6 }> = LruHashMap::new();
+#[btf_map]
+pub static SOCK_UDP6: LruHashMap<SocketKey<V6>, SocketFlow<V6>, { capacity::SOCKETS6 }> = LruHashMap::new();
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

@@ -1,9 +1,8 @@
 //! Telling the agent.
 
 use warren_ebpf::{
-    abi::{EVENT_DROP, Event, Reason},
-    flow::{Present, decide::V4},
-    packet::{Ip, Packet as _},
+    abi::{EVENT_DROP, Event},
+    packet::{Family, Ip, Packet as _},
 };
 
 use crate::{maps, skb::Skb};
@@ -13,14 +12,14 @@ const PAUSE: u64 = 1_000_000_000;
 
 /// Counts a dropped packet, and tells of it now and then.
 #[inline(always)]
-pub fn dropped(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<V4>) {
-    let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) else { return };
+pub fn dropped<A: Family>(skb: Skb, now: u64, reason: u32, ip: &Ip<A>) {
+    let Some(counter) = maps::DROPS.get_ptr_mut(reason) else { return };
     // SAFETY: this CPU's own row; programs of one hook do not interrupt each other.
     let due = unsafe {
         (*counter).packets += 1;
-        let due = present.now.saturating_sub((*counter).reported) >= PAUSE;
+        let due = now.saturating_sub((*counter).reported) >= PAUSE;
         if due {
-            (*counter).reported = present.now;
+            (*counter).reported = now;
         }
         due
     };
@@ -29,18 +28,18 @@ pub fn dropped(skb: &Skb, present: &Present<'_>, reason: Reason, ip: &Ip<V4>) {
     }
     let Some(mut event) = maps::EVENTS.reserve_untyped::<Event>(0) else { return };
     let mut told = Event {
-        time: present.now,
+        time: now,
         kind: EVENT_DROP,
-        reason: reason as u32,
+        reason,
         ifindex: skb.ifindex(),
         length: skb.length(),
         ..Event::default()
     };
     if ip.payload != 0 {
-        told.family = 4;
+        told.family = A::FAMILY;
         told.protocol = ip.protocol;
-        told.source[..4].copy_from_slice(&ip.source);
-        told.destination[..4].copy_from_slice(&ip.destination);
+        told.source = ip.source.widen();
+        told.destination = ip.destination.widen();
         if !ip.fragment
             && let Some([a, b, c, d]) = skb.load::<4>(ip.payload)
             && matches!(ip.protocol, warren_ebpf::abi::TCP | warren_ebpf::abi::UDP)

@@ -5,12 +5,17 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::{
+        bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 use warren_ebpf::packet::Packet;
 
 /// A socket buffer at a TC hook.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct Skb(*mut __sk_buff);
 
 impl Skb {
@@ -92,6 +97,33 @@ impl Packet for Skb {
     fn fix_pseudo(&mut self, offset: u32, from: [u8; 4], to: [u8; 4], optional: bool) -> bool {
         let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
         self.fix(offset, u64::from(from), u64::from(to), u64::from(BPF_F_PSEUDO_HDR) | 4, optional)
+    }
+
+    #[inline(always)]
+    fn fix_address(&mut self, offset: u32, from: &[u8; 16], to: &[u8; 16], optional: bool) -> bool {
+        const SIZE: u32 = size_of::<[u8; 16]>() as u32;
+        let (from, to) = (from.as_ptr().cast_mut().cast(), to.as_ptr().cast_mut().cast());
+        // SAFETY: the helper reads as many bytes as there are.
+        let difference = unsafe { bpf_csum_diff(from, SIZE, to, SIZE, 0) };
+        if difference < 0 || !self.fix(offset, 0, difference as u64, u64::from(BPF_F_PSEUDO_HDR), optional) {
+            return false;
+        }
+        // What a device has summed up over the whole packet stays as it was: the address and the
+        // checksum changed by as much, one up, one down. The helper thinks of IPv4, where the header's
+        // checksum does so too, and has changed the sum. Nothing happens where there is none.
+        // SAFETY: plain numbers.
+        unsafe { bpf_csum_update(self.0, difference as u32) };
+        true
+    }
+
+    #[inline(always)]
+    fn forget(&self, place: usize, value: u32) -> u32 {
+        // Room of ours while the packet is here; all that the verifier knows of it is its size.
+        // SAFETY: as above.
+        unsafe {
+            (&raw mut (*self.0).cb[place]).write_volatile(value);
+            (&raw const (*self.0).cb[place]).read_volatile()
+        }
     }
 
     #[inline(always)]

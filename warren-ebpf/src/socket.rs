@@ -19,12 +19,18 @@ use warren_ebpf::{
     },
 };
 
-use crate::{maps, node::NO_PACKET};
+use crate::{
+    maps,
+    node::{Maps, NO_PACKET},
+};
 
-const SOCK_STREAM: u32 = 1;
-const SOCK_DGRAM: u32 = 2;
+/// Sockets have no packet.
+pub const MAPS: Maps = Maps(NO_PACKET);
+
+pub const SOCK_STREAM: u32 = 1;
+pub const SOCK_DGRAM: u32 = 2;
 /// MPTCP: the application asks for it, plain TCP is what a container that lacks it answers with.
-const MPTCP: u32 = 262;
+pub const MPTCP: u32 = 262;
 
 /// Reads a field of the context: one access of its own size, as the verifier wants it.
 macro_rules! field {
@@ -56,7 +62,7 @@ pub fn connect4(context: &SockAddrContext) {
     // SAFETY: no arguments.
     let random = u64::from(unsafe { bpf_get_prandom_u32() });
     // None up: the socket asks the node's own stack, which refuses at once.
-    let backend = balance::choose::<V4>(&NO_PACKET, &service, random);
+    let backend = balance::choose::<V4>(&MAPS, &service, random);
     if !backend.exists() {
         return;
     }
@@ -91,7 +97,7 @@ pub fn sendmsg4(context: &SockAddrContext) {
     let known = unsafe { maps::SOCK_UDP4.get(&key).map_or(BackendRef::default(), |f| f.backend) };
     // SAFETY: no arguments.
     let random = u64::from(unsafe { bpf_get_prandom_u32() });
-    let backend = balance::choose_again::<V4>(&NO_PACKET, &service, random, known);
+    let backend = balance::choose_again::<V4>(&MAPS, &service, random, known);
     if !backend.exists() {
         return;
     }
@@ -139,8 +145,8 @@ fn asked_for(context: &SockAddrContext, address: &V4, port: u16, protocol: u8) -
     if unsafe { bpf_get_netns_cookie(context.as_ptr()) } != config.netns_cookie {
         return None;
     }
-    let service = service_at(&NO_PACKET, address, port, protocol)?;
-    if address[0] != 127 && !NO_PACKET.is_local(address) {
+    let service = service_at(&MAPS, address, port, protocol)?;
+    if address[0] != 127 && !MAPS.is_local(address) {
         return None;
     }
     if bound_to_loopback(context.sock_addr) {

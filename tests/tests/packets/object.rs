@@ -59,6 +59,8 @@ fn bpftool_loads_it_and_prints_named_fields() -> Result<()> {
         program::SOCK_SENDMSG4,
         program::SOCK_RECVMSG4,
         program::SOCK_GETPEER4,
+        program::SOCK_CONNECT6,
+        program::SOCK_GETPEER6,
     ] {
         ensure!(programs.join(name).exists(), "no program {name}");
     }

@@ -3,7 +3,8 @@
 //!
 //! Addresses are octets, ports are numbers in host order: `bpftool map dump` reads like a table.
 //! Every struct is padded explicitly; pads are zero (they take part in keys). `A` is `[u8; 4]` or
-//! `[u8; 16]`: what ends in 4 today gets its twin for IPv6 from the same structs.
+//! `[u8; 16]`: each map whose name ends in 4 has a twin for IPv6, of the same structs, whose name
+//! ends in 6.
 //!
 //! | map | type | key → value | who writes |
 //! |---|---|---|---|
@@ -25,6 +26,7 @@
 //! | `SOCK_UDP4` | LRU hash | [`SocketKey`] → [`SocketFlow`] | programs |
 //! | `DROPS` | per-CPU array | [`Reason`] → [`DropCounter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`] | programs |
+//! | `SCRATCH` | per-CPU array, 1 | room to work in, [`Scratch`] | programs |
 
 mod config;
 mod flow;
@@ -33,6 +35,7 @@ mod masquerade;
 mod node;
 mod report;
 mod service;
+mod words;
 
 pub use config::*;
 pub use flow::*;
@@ -41,6 +44,7 @@ pub use masquerade::*;
 pub use node::*;
 pub use report::*;
 pub use service::*;
+pub use words::Words;
 
 /// An address of one family, as octets.
 pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::hash::Hash + 'static {
@@ -49,6 +53,15 @@ pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::
 
     /// IP protocol number of the family's ICMP.
     const ICMP: u8;
+
+    /// The IP version, as [`Event::family`] says it.
+    const FAMILY: u8;
+
+    /// Whether there may be backends without an address of the family; theirs is all zero.
+    const OPTIONAL: bool;
+
+    /// The address in 16 bytes: an IPv4 address is the first four of them.
+    fn widen(&self) -> [u8; 16];
 
     /// What fills a struct with one address of the family, and all else whole words of 4 bytes, up to
     /// a multiple of 8 bytes.
@@ -74,8 +87,16 @@ pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::
 impl Address for [u8; 4] {
     const ZERO: Self = [0; 4];
     const ICMP: u8 = ICMP;
+    const FAMILY: u8 = 4;
+    const OPTIONAL: bool = false;
 
     type Fill = [u8; 0];
+
+    #[inline(always)]
+    fn widen(&self) -> [u8; 16] {
+        let [a, b, c, d] = *self;
+        [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
 
     #[inline(always)]
     fn fold(&self) -> u32 {
@@ -106,8 +127,15 @@ impl Address for [u8; 4] {
 impl Address for [u8; 16] {
     const ZERO: Self = [0; 16];
     const ICMP: u8 = ICMP6;
+    const FAMILY: u8 = 6;
+    const OPTIONAL: bool = true;
 
     type Fill = [u8; 4];
+
+    #[inline(always)]
+    fn widen(&self) -> [u8; 16] {
+        *self
+    }
 
     #[inline(always)]
     fn fold(&self) -> u32 {
@@ -188,6 +216,14 @@ pub mod program {
     pub const SOCK_RECVMSG4: &str = "sock_recvmsg4";
     /// cgroup, getpeername4.
     pub const SOCK_GETPEER4: &str = "sock_getpeer4";
+    /// cgroup, connect6.
+    pub const SOCK_CONNECT6: &str = "sock_connect6";
+    /// cgroup, sendmsg6.
+    pub const SOCK_SENDMSG6: &str = "sock_sendmsg6";
+    /// cgroup, recvmsg6.
+    pub const SOCK_RECVMSG6: &str = "sock_recvmsg6";
+    /// cgroup, getpeername6.
+    pub const SOCK_GETPEER6: &str = "sock_getpeer6";
 }
 
 /// Maps, by name: at most 15 characters, the kernel cuts longer ones.
@@ -233,29 +269,60 @@ pub mod map {
     /// Events.
     pub const EVENTS: &str = "EVENTS";
 
+    /// `SVC4` for IPv6.
+    pub const SVC6: &str = "SVC6";
+    /// `SRC4` for IPv6.
+    pub const SRC6: &str = "SRC6";
+    /// `EP4` for IPv6.
+    pub const EP6: &str = "EP6";
+    /// `LOCAL4` for IPv6.
+    pub const LOCAL6: &str = "LOCAL6";
+    /// `ROUTE4` for IPv6.
+    pub const ROUTE6: &str = "ROUTE6";
+    /// `FLOW_NEW4` for IPv6.
+    pub const FLOW_NEW6: &str = "FLOW_NEW6";
+    /// `FLOW_EST4` for IPv6.
+    pub const FLOW_EST6: &str = "FLOW_EST6";
+    /// `FWD_NEW4` for IPv6.
+    pub const FWD_NEW6: &str = "FWD_NEW6";
+    /// `FWD_EST4` for IPv6.
+    pub const FWD_EST6: &str = "FWD_EST6";
+    /// `MASQ_RET4` for IPv6.
+    pub const MASQ_RET6: &str = "MASQ_RET6";
+    /// `MASQ_OUT4` for IPv6.
+    pub const MASQ_OUT6: &str = "MASQ_OUT6";
+    /// `SOCK4` for IPv6.
+    pub const SOCK6: &str = "SOCK6";
+    /// `SOCK_UDP4` for IPv6.
+    pub const SOCK_UDP6: &str = "SOCK_UDP6";
+    /// [`Scratch`](super::Scratch).
+    pub const SCRATCH: &str = "SCRATCH";
+
     /// Every map.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 34] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
-        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, DROPS, EVENTS,
+        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
+        FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, SOCK6, SOCK_UDP6, DROPS, EVENTS,
+        SCRATCH,
     ];
 }
 
 /// Capacities in the object. The agent may set others when it makes the maps (they are no part of
 /// [`ABI_HASH`]); `BACKEND` must keep its.
 pub mod capacity {
-    /// `SVC4`.
+    /// `SVC4`, `SVC6`.
     pub const SERVICES: usize = 16_384;
-    /// `SRC4`: twice what a cluster may publish for, so that new sets are there before old ones go.
+    /// `SRC4`, `SRC6`: twice what a cluster may publish for, so that new sets are there before old ones go.
     pub const SOURCES: usize = 16_384;
     /// `BACKEND`: every backend id.
     pub const BACKENDS: usize = 65_536;
     /// `MAGLEV`.
     pub const MAGLEV_ROWS: usize = 131_072;
-    /// `EP4`, `LINK`.
+    /// `EP4`, `EP6`, `LINK`.
     pub const CONTAINERS: usize = 4_096;
-    /// `LOCAL4`.
+    /// `LOCAL4`, `LOCAL6`.
     pub const LOCALS: usize = 1_024;
-    /// `ROUTE4`.
+    /// `ROUTE4`, `ROUTE6`.
     pub const ROUTES: usize = 16_384;
     /// `FLOW_NEW4`, `FWD_NEW4`. Kernel LRUs hand out free rows in batches per CPU: not below 16384.
     pub const HALF_OPEN: usize = 16_384;
@@ -265,6 +332,14 @@ pub mod capacity {
     pub const MASQUERADE: usize = 65_536;
     /// `SOCK4`, `SOCK_UDP4`.
     pub const SOCKETS: usize = 16_384;
+    /// `FLOW_NEW6`, `FWD_NEW6`, for a few CPUs.
+    pub const HALF_OPEN6: usize = 4_096;
+    /// `FLOW_EST6`, `FWD_EST6`.
+    pub const ESTABLISHED6: usize = 8_192;
+    /// `MASQ_RET6`, `MASQ_OUT6`.
+    pub const MASQUERADE6: usize = 4_096;
+    /// `SOCK6`, `SOCK_UDP6`.
+    pub const SOCKETS6: usize = 2_048;
     /// `DROPS`: with room for reasons to come.
     pub const REASONS: usize = 64;
     /// `EVENTS`, in bytes.
@@ -296,6 +371,20 @@ pub const ABI_HASH: u64 = {
         SocketFlow::<[u8; 4]>::HASH,
         DropCounter::HASH,
         Event::HASH,
+        ServiceKey::<[u8; 16]>::HASH,
+        Route::<[u8; 16]>::HASH,
+        FlowKey::<[u8; 16]>::HASH,
+        Flow::<[u8; 16]>::HASH,
+        ForwardKey::<[u8; 16]>::HASH,
+        ReturnKey::<[u8; 16]>::HASH,
+        Return::<[u8; 16]>::HASH,
+        EgressKey::<[u8; 16]>::HASH,
+        Egress::<[u8; 16]>::HASH,
+        SourceKey::<[u8; 16]>::HASH,
+        SocketPeer::<[u8; 16]>::HASH,
+        SocketKey::<[u8; 16]>::HASH,
+        SocketFlow::<[u8; 16]>::HASH,
+        Scratch::HASH,
     ];
     let mut hash = SEED;
     let mut i = 0;

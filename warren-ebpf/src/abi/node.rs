@@ -1,5 +1,5 @@
-//! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); and what
-//! the socket hooks remember (`SOCK4`, `SOCK_UDP4`).
+//! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); what the
+//! socket hooks remember (`SOCK4`, `SOCK_UDP4`); and room to work in (`SCRATCH`).
 
 use super::BackendRef;
 use crate::layout;
@@ -81,5 +81,18 @@ pub struct SocketFlow<A> {
     pub port: u16,
     /// Zero.
     pub pad: u16,
+}
+}
+
+layout! {
+/// Row 0 of `SCRATCH`: where a program puts what it hands to the kernel. Nothing in it outlives a
+/// packet.
+pub struct Scratch {
+    /// A key of a table.
+    pub key: [u64; 6],
+    /// A value of a table.
+    pub value: [u64; 10],
+    /// What was found out about a packet.
+    pub work: [u64; 32],
 }
 }

@@ -9,7 +9,7 @@ use crate::layout;
 pub enum Reason {
     /// A container sent from an address that is not its own, or a device that is no container's.
     Spoofed = 0,
-    /// A container sent something that is neither IPv4 nor ARP.
+    /// A container sent something that is neither IP nor ARP.
     Protocol = 1,
     /// A container sent a header that is cut off or contradicts itself.
     Malformed = 2,

@@ -100,7 +100,7 @@ pub struct Backend {
     pub node: u32,
     /// Its address.
     pub address: [u8; 4],
-    /// Its IPv6 address.
+    /// Its IPv6 address; all zero when it has none.
     pub address6: [u8; 16],
     /// MAC address of the container's end.
     pub mac: [u8; 6],

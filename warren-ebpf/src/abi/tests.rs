@@ -68,3 +68,45 @@ fn of_ipv6() {
     lies!(SocketKey<V6>, 32, cookie 0, address 8, port 24, side 26, pad 28);
     lies!(SocketFlow<V6>, 28, backend 0, address 8, port 24, pad 26);
 }
+
+/// Every struct with an IPv6 address in it is the same in memory whichever way the address is seen.
+#[test]
+fn words_are_octets() {
+    type W = Words;
+    lies!(ServiceKey<W>, 20, address 0, port 16, protocol 18, pad 19);
+    lies!(Route<W>, 28, ifindex 0, source 4, flags 20, mtu 24);
+    lies!(FlowKey<W>, 40, client 0, backend 16, client_port 32, backend_port 34, protocol 36, pad 37);
+    lies!(Flow<W>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
+        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, pad 68);
+    lies!(ForwardKey<W>, 40, client 0, published 16, client_port 32, published_port 34, protocol 36, pad 37);
+    lies!(ReturnKey<W>, 40, remote 0, local 16, remote_port 32, local_port 34, protocol 36, pad 37);
+    lies!(Return<W>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);
+    lies!(EgressKey<W>, 40, container 0, remote 16, container_port 32, remote_port 34, protocol 36, pad 37);
+    lies!(Egress<W>, 20, local 0, local_port 16, pad 18);
+    lies!(SocketPeer<W>, 36, address 0, port 16, backend_port 18, backend_address 20);
+}
+
+proptest::proptest! {
+    #[test]
+    fn words_say_what_octets_say(mut octets: [u8; 16], kind in 0..6, other: [u8; 16]) {
+        match kind {
+            0 => octets[0] = 0xff,
+            1 => (octets[0], octets[1]) = (0xfe, 0x80 | octets[1] & 0x3f),
+            2 => octets[0] = 0xfe,
+            3 => octets[..15].fill(0),
+            4 => octets = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, octets[0] & 3],
+            _ => {}
+        }
+        let words = Words::new(octets);
+        proptest::prop_assert_eq!(words.octets(), octets);
+        proptest::prop_assert_eq!(words.widen(), octets.widen());
+        proptest::prop_assert_eq!(words.fold(), octets.fold());
+        proptest::prop_assert_eq!(words.undeliverable(), octets.undeliverable());
+        proptest::prop_assert_eq!(words.as_ref(), &octets[..]);
+        proptest::prop_assert_eq!(words == Words::new(other), octets == other);
+        let config = Config { hairpin: [octets[0], octets[1], octets[2], octets[3]], ..Config::DEFAULT };
+        proptest::prop_assert_eq!(Words::hairpin(&config).octets(), V6::hairpin(&config));
+        let backend = Backend { address6: octets, ..Backend::default() };
+        proptest::prop_assert_eq!(Words::of(&backend).octets(), V6::of(&backend));
+    }
+}

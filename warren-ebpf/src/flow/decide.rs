@@ -1,5 +1,5 @@
 //! The order in which the programs ask their questions, as functions from a packet to a
-//! [`Verdict`]. The same for both families; only the reading of packets is IPv4's.
+//! [`Verdict`]. The same for both families: what differs is in [`Family`].
 
 use super::{
     Delivery, Present, Resolved, Seen, Tables, masquerade,
@@ -11,11 +11,13 @@ use crate::{
         Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
         Service, ServiceKey, SourceKey, TCP, UDP,
     },
-    packet::{self, Ip, Packet, Tuple},
+    packet::{self, Family, Ip, Packet, Tuple},
 };
 
 /// An IPv4 address.
 pub type V4 = [u8; 4];
+/// An IPv6 address.
+pub type V6 = [u8; 16];
 
 /// What the agent told the programs about the node.
 pub trait Node<A: Address = V4>: Tables<A> {
@@ -35,56 +37,43 @@ pub trait Node<A: Address = V4>: Tables<A> {
     fn expects(&self, packet: &Tuple<A>) -> bool;
 }
 
-/// Flows that clients outside begin, of a set of sources.
-struct FromOutside<'a, N>(&'a N, u32);
+/// Whose flows to a port begin: those of a set of sources, of clients outside or of containers.
+struct Clients<'a, N> {
+    node: &'a N,
+    /// [`Service::sources`].
+    set: u32,
+    from_outside: bool,
+}
 
-impl<N> FromOutside<'_, N> {
-    /// Whether it is about the node's published ports at all.
+impl<N> Clients<'_, N> {
+    /// Whether it is about the node's published ports at all, or about another container.
     #[inline(always)]
-    fn concerns<A: Address>(&self, seen: &Seen<A>) -> bool
+    fn concern<A: Address>(&self, seen: &Seen<A>) -> bool
     where
         N: Node<A>,
     {
         // A packet that shows one of the node's own addresses as its source came a wrong way; the
         // kernel knows what to do with it.
-        self.0.is_local(&seen.tuple.destination)
-            && !self.0.is_local(&seen.tuple.source)
-            && !(seen.protocol == UDP && self.0.expects(&seen.tuple))
+        let astray = self.from_outside
+            && (!self.node.is_local(&seen.tuple.destination) || self.node.is_local(&seen.tuple.source));
+        !astray && !(seen.protocol == UDP && self.node.expects(&seen.tuple))
     }
-}
 
-impl<A: Address, N: Node<A>> Admission<A> for FromOutside<'_, N> {
+    /// Whether the port was published for the sender.
     #[inline(always)]
-    fn admits(&self, seen: &Seen<A>) -> bool {
-        self.concerns(seen) && answers(self.0, self.1, seen)
-    }
-}
-
-/// Flows that containers of a set of sources begin, to an address of the node or to each other.
-struct FromContainer<'a, N>(&'a N, u32);
-
-impl<N> FromContainer<'_, N> {
-    /// As [`FromOutside::concerns`].
-    #[inline(always)]
-    fn concerns<A: Address>(&self, seen: &Seen<A>) -> bool
+    fn answered<A: Address>(&self, seen: &Seen<A>) -> bool
     where
         N: Node<A>,
     {
-        !(seen.protocol == UDP && self.0.expects(&seen.tuple))
+        self.set == 0 || self.node.is_source(&SourceKey { set: self.set, address: seen.tuple.source })
     }
 }
 
-impl<A: Address, N: Node<A>> Admission<A> for FromContainer<'_, N> {
+impl<A: Address, N: Node<A>> Admission<A> for Clients<'_, N> {
     #[inline(always)]
     fn admits(&self, seen: &Seen<A>) -> bool {
-        self.concerns(seen) && answers(self.0, self.1, seen)
+        self.concern(seen) && self.answered(seen)
     }
-}
-
-/// Whether a port that was published for `set` answers the sender of a new flow's first packet.
-#[inline(always)]
-fn answers<A: Address, N: Node<A>>(node: &N, set: u32, seen: &Seen<A>) -> bool {
-    set == 0 || node.is_source(&SourceKey { set, address: seen.tuple.source })
 }
 
 /// What to do with a packet.
@@ -109,10 +98,15 @@ pub struct Verdict<A = V4> {
     pub reason: Reason,
     /// Where it is sent, else 0.
     pub ifindex: u32,
-    /// What it shows.
-    pub from: Tuple<A>,
     /// What it must show.
     pub to: Tuple<A>,
+}
+
+impl<A: Address> Default for Verdict<A> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self::PASS
+    }
 }
 
 impl<A: Address> Verdict<A> {
@@ -121,7 +115,6 @@ impl<A: Address> Verdict<A> {
         action: Action::Pass,
         reason: Reason::Spoofed,
         ifindex: 0,
-        from: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
         to: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
     };
 
@@ -133,70 +126,114 @@ impl<A: Address> Verdict<A> {
     }
 
     #[inline(always)]
-    fn send(action: Action, ifindex: u32, seen: &Seen<A>, to: Tuple<A>) -> Self {
-        Self { action, reason: Reason::Spoofed, ifindex, from: seen.tuple, to }
+    fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
+        Self { action, reason: Reason::Spoofed, ifindex, to }
     }
 
     /// Into a container, if there is a way; else the node's own stack has it.
     #[inline(always)]
-    fn deliver(seen: &Seen<A>, delivery: &Delivery<A>) -> Self {
+    fn deliver(delivery: &Delivery<A>) -> Self {
         if delivery.exists() {
-            Self::send(Action::Container, delivery.ifindex, seen, delivery.tuple)
+            Self::send(Action::Container, delivery.ifindex, delivery.tuple)
         } else {
             Self::PASS
         }
     }
 }
 
-/// A packet that came in by a device of the node. `offset` is where its IPv4 header starts.
-/// Returns the header too; all zero when it was not understood (only with `Pass` and `Drop`).
+/// What becomes of a packet, and what was found on the way there. A decision comes in steps, each with
+/// a stack of its own where that matters: a look, what the look leaves open ([`Next`]), and for what
+/// came from outside [`settle`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work<A: Address> {
+    /// Its IP header; all zero when it was not understood (only with `Pass` and `Drop`).
+    pub ip: Ip<A>,
+    /// What it shows; meaningless when it is passed or dropped.
+    pub seen: Seen<A>,
+    /// What to do.
+    pub verdict: Verdict<A>,
+    /// What is still to be asked.
+    pub next: Next,
+    /// The container that sent it; all zero when none did.
+    pub owner: BackendRef,
+    /// For [`forward`]: the service it is for.
+    pub service: Service,
+    /// For [`masquerade`]: the way it takes.
+    pub route: Route<A>,
+}
+
+/// What a look leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Next {
+    /// Nothing: the verdict is there.
+    #[default]
+    Nothing,
+    /// [`forward`] says.
+    Forward,
+    /// [`masquerade`] says.
+    Masquerade,
+}
+
+/// A packet that came in by a device of the node. `offset` is where its IP header starts.
 #[inline(always)]
-pub fn node_in<N: Node, P: Packet>(
+pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     node: &N,
     present: &Present<'_>,
     packet: &P,
     offset: u32,
     ifindex: u32,
-) -> (Verdict, Ip<V4>) {
-    if present.config.flags & CONFIG_ENABLED == 0 {
-        return (Verdict::PASS, Ip::default());
+    work: &mut Work<A>,
+) {
+    look_in(node, present, packet, offset, ifindex, work);
+    if work.next == Next::Forward {
+        forward(node, present, work);
     }
-    let Some(ip) = packet::ipv4(packet, offset) else { return (Verdict::PASS, Ip::default()) };
-    let verdict = match packet::transport(packet, &ip) {
-        Some(segment) => inbound(node, present, &Seen::new(&ip, &segment, ifindex)),
-        None => Verdict::PASS,
-    };
-    (unless_unpublished(node, &ip, verdict), ip)
+    settle(node, work);
 }
 
-/// What is made of a packet from outside that was read; then comes [`unless_unpublished`], for those
-/// without ports too. (One function of both would be handed an `Option`, see [`resolve`].)
+/// The first step of [`node_in`].
 #[inline(always)]
-pub fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, seen: &Seen<A>) -> Verdict<A> {
+pub fn look_in<A: Family, N: Node<A>, P: Packet>(
+    node: &N,
+    present: &Present<'_>,
+    packet: &P,
+    offset: u32,
+    ifindex: u32,
+    work: &mut Work<A>,
+) {
+    *work = Work::default();
+    if present.config.flags & CONFIG_ENABLED == 0 {
+        return;
+    }
+    let Some(ip) = A::header(packet, offset) else { return };
+    work.ip = ip;
+    if let Some(segment) = packet::transport(packet, &work.ip) {
+        work.seen = Seen::new(&work.ip, &segment, ifindex);
+        inbound(node, present, work);
+    }
+}
+
+/// What is made of a packet from outside that was read.
+#[inline(always)]
+fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
     if masquerade::concerns(present, seen) {
         let answer = masquerade::inbound(node, present, seen);
         if answer.exists() {
-            return Verdict::deliver(seen, &answer);
+            work.verdict = Verdict::deliver(&answer);
+            return;
         }
     }
     if !is_tracked(seen.protocol) {
-        return Verdict::PASS;
+        return;
     }
     let Some(service) = service_at(node, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
     else {
-        return Verdict::PASS;
+        return;
     };
-    let nobody = BackendRef::default();
-    let clients = FromOutside(node, service.sources);
-    let delivery = published::forward(node, present, &service, seen, nobody, &clients);
-    if !delivery.exists() && is_refused(node, &service, seen) && clients.concerns(seen) {
-        return Verdict::drop(Reason::Refused);
-    }
-    // It shows what one container sends to another by its own address.
-    if delivery.tuple.destination == seen.tuple.destination {
-        return Verdict::PASS;
-    }
-    Verdict::deliver(seen, &delivery)
+    work.service = service;
+    work.next = Next::Forward;
 }
 
 /// Whether flows of this protocol are recorded.
@@ -205,134 +242,197 @@ fn is_tracked(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP)
 }
 
-/// The verdict, unless it leaves to the node's stack what is addressed to a container.
+/// The last step of a packet from outside, for those without ports too: none is left to the node's
+/// stack that is addressed to a container.
 #[inline(always)]
-pub fn unless_unpublished<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, verdict: Verdict<A>) -> Verdict<A> {
+pub fn settle<A: Address, N: Node<A>>(node: &N, work: &mut Work<A>) {
     // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
-    // the node; a host that forwards would let everybody else in.
-    if verdict.action == Action::Pass && node.endpoint(&ip.destination).id != 0 {
-        return Verdict::drop(Reason::Unpublished);
+    // the node; a host that forwards would let everybody else in. What was not understood has no
+    // destination.
+    if work.verdict.action == Action::Pass && node.endpoint(&work.ip.destination).id != 0 {
+        work.verdict = Verdict::drop(Reason::Unpublished);
     }
-    verdict
 }
 
 /// A packet that a container sent, seen on the node's side of its veth.
 #[inline(always)]
-pub fn veth_in<N: Node, P: Packet>(
+pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
     node: &N,
     present: &Present<'_>,
     packet: &P,
     offset: u32,
     ifindex: u32,
-) -> (Verdict, Ip<V4>) {
+    work: &mut Work<A>,
+) {
+    look_out(node, present, packet, offset, ifindex, work);
+    match work.next {
+        Next::Nothing => {}
+        Next::Forward => forward(node, present, work),
+        Next::Masquerade => masquerade(node, present, work),
+    }
+}
+
+/// The first step of [`veth_in`].
+#[inline(always)]
+pub fn look_out<A: Family, N: Node<A>, P: Packet>(
+    node: &N,
+    present: &Present<'_>,
+    packet: &P,
+    offset: u32,
+    ifindex: u32,
+    work: &mut Work<A>,
+) {
+    *work = Work::default();
     if present.config.flags & CONFIG_ENABLED == 0 {
-        return (Verdict::PASS, Ip::default());
+        return;
     }
-    let Some(ip) = packet::ipv4(packet, offset) else {
-        return (Verdict::drop(Reason::Malformed), Ip::default());
+    let Some(ip) = A::header(packet, offset) else {
+        work.verdict = Verdict::drop(Reason::Malformed);
+        return;
     };
-    let owner = sender(node, &ip, ifindex);
-    if !owner.exists() {
-        return (Verdict::drop(Reason::Spoofed), ip);
+    work.ip = ip;
+    if A::is_of_the_link(packet, &work.ip) {
+        return;
     }
-    let Some(segment) = packet::transport(packet, &ip) else { return (unreadable(node, &ip), ip) };
-    (outbound(node, present, &Seen::new(&ip, &segment, ifindex), owner.backend), ip)
+    let owner = sender(node, &work.ip, ifindex);
+    if !owner.exists() {
+        work.verdict = Verdict::drop(Reason::Spoofed);
+        return;
+    }
+    let Some(segment) = packet::transport(packet, &work.ip) else {
+        work.verdict = unreadable(node, &work.ip);
+        return;
+    };
+    work.seen = Seen::new(&work.ip, &segment, ifindex);
+    work.owner = owner.backend;
+    outbound(node, present, work);
 }
 
 /// The container behind a device, if it sends under its own address; else nobody.
 #[inline(always)]
-pub fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolved<A> {
+fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolved<A> {
     let owner = resolve(node, node.link(ifindex));
     if owner.address == ip.source { owner } else { Resolved::default() }
 }
 
-/// What is made of a packet of container `owner` that was read.
+/// What is made of a packet of a container that was read.
 #[inline(always)]
-pub fn outbound<A: Address, N: Node<A>>(
-    node: &N,
-    present: &Present<'_>,
-    seen: &Seen<A>,
-    owner: BackendRef,
-) -> Verdict<A> {
-    if is_tracked(seen.protocol) {
-        let reply = published::reply(node, present, seen, owner);
+fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
+    let tracked = is_tracked(seen.protocol);
+    if tracked {
+        let reply = published::reply(node, present, seen, work.owner);
         if reply.exists() {
-            if reply.flags & FLOW_FROM_CONTAINER == 0 {
-                return Verdict::send(Action::Device, reply.ifindex, seen, reply.tuple);
-            }
-            // By address, not by the device it came in by: device numbers are reused.
-            let client = resolve::<A>(node, node.endpoint(&reply.tuple.destination));
-            if !client.exists() {
-                return Verdict::drop(Reason::NoRoute);
-            }
-            return Verdict::send(Action::Container, client.ifindex, seen, reply.tuple);
+            work.verdict = replied(node, &reply);
+            return;
         }
     }
     let destination = seen.tuple.destination;
-    if node.is_local(&destination) {
-        if !is_tracked(seen.protocol) {
-            return Verdict::PASS;
-        }
-        let service = service_at(node, &destination, seen.tuple.destination_port, seen.protocol);
-        let Some(service) = service else { return Verdict::PASS };
-        let clients = FromContainer(node, service.sources);
-        let delivery = published::forward(node, present, &service, seen, owner, &clients);
-        if !delivery.exists() && is_refused(node, &service, seen) && clients.concerns(seen) {
-            return Verdict::drop(Reason::Refused);
-        }
-        return Verdict::deliver(seen, &delivery);
-    }
     let neighbour = node.endpoint(&destination);
     if neighbour.id != 0 {
-        return beside(node, present, seen, owner, neighbour);
+        // TCP and UDP are tracked as if that address were published: the other container's replies must
+        // not be taken for those of a flow of the same client port that came through a published port.
+        if tracked {
+            work.service =
+                Service { single: neighbour, target: seen.tuple.destination_port, ..Service::default() };
+            work.next = Next::Forward;
+        } else {
+            work.verdict = beside(node, seen);
+        }
+        return;
+    }
+    if node.is_local(&destination) {
+        if tracked
+            && let Some(service) = service_at(node, &destination, seen.tuple.destination_port, seen.protocol)
+        {
+            work.service = service;
+            work.next = Next::Forward;
+        }
+        return;
     }
     if destination.undeliverable() {
-        return Verdict::drop(Reason::Multicast);
+        work.verdict = Verdict::drop(Reason::Multicast);
+        return;
     }
-    let Some(route) = node.route(&destination) else { return Verdict::drop(Reason::NoRoute) };
+    let Some(route) = node.route(&destination) else {
+        work.verdict = Verdict::drop(Reason::NoRoute);
+        return;
+    };
     if route.flags & ROUTE_DROP != 0 {
-        return Verdict::drop(Reason::NoRoute);
-    }
-    if route.flags & ROUTE_PLAIN != 0 {
-        return Verdict::send(Action::Device, route.ifindex, seen, seen.tuple);
-    }
-    if route.source == A::ZERO {
-        return Verdict::drop(Reason::NoRoute);
-    }
-    // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
-    if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
-        return Verdict::drop(Reason::NotMasqueraded);
-    }
-    let shown = masquerade::outbound(node, present, seen, owner, route.source);
-    match shown.refused {
-        Some(reason) => Verdict::drop(reason),
-        None => Verdict::send(Action::Device, route.ifindex, seen, shown.tuple),
+        work.verdict = Verdict::drop(Reason::NoRoute);
+    } else if route.flags & ROUTE_PLAIN != 0 {
+        work.verdict = Verdict::send(Action::Device, route.ifindex, seen.tuple);
+    } else if route.source == A::ZERO {
+        work.verdict = Verdict::drop(Reason::NoRoute);
+    } else if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
+        // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
+        work.verdict = Verdict::drop(Reason::NotMasqueraded);
+    } else {
+        work.route = route;
+        work.next = Next::Masquerade;
     }
 }
 
-/// From a container to another one of this node, by its own address. TCP and UDP are tracked as if
-/// that address were published: the other container's replies must not be taken for those of a flow of
-/// the same client port that came through a published port.
+/// A container's reply, back to where the flow came from.
 #[inline(always)]
-fn beside<A: Address, N: Node<A>>(
-    node: &N,
-    present: &Present<'_>,
-    seen: &Seen<A>,
-    owner: BackendRef,
-    neighbour: BackendRef,
-) -> Verdict<A> {
+fn replied<A: Address, N: Node<A>>(node: &N, reply: &published::Reply<A>) -> Verdict<A> {
+    if reply.flags & FLOW_FROM_CONTAINER == 0 {
+        return Verdict::send(Action::Device, reply.ifindex, reply.tuple);
+    }
+    // By address, not by the device it came in by: device numbers are reused.
+    let client = resolve::<A>(node, node.endpoint(&reply.tuple.destination));
+    if !client.exists() {
+        return Verdict::drop(Reason::NoRoute);
+    }
+    Verdict::send(Action::Container, client.ifindex, reply.tuple)
+}
+
+/// Asks for the backend of what goes to a service.
+#[inline(always)]
+pub fn forward<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
+    let from_outside = work.owner.id == 0;
+    let clients = Clients { node, set: work.service.sources, from_outside };
+    let delivery = published::forward(node, present, &work.service, seen, work.owner, &clients);
+    work.verdict = if delivery.exists() {
+        // Else it shows what one container sends to another by its own address.
+        if !from_outside || delivery.tuple.destination != seen.tuple.destination {
+            Verdict::deliver(&delivery)
+        } else {
+            Verdict::PASS
+        }
+    } else if seen.begins() && !clients.answered(seen) && clients.concern(seen) {
+        // Silence, as of a firewall: who scans a network learns nothing of what is there for others.
+        Verdict::drop(Reason::Refused)
+    } else if from_outside {
+        Verdict::PASS
+    } else {
+        beside(node, seen)
+    };
+}
+
+/// Asks for what a packet to the outside must show.
+#[inline(always)]
+pub fn masquerade<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let shown = masquerade::outbound(node, present, &work.seen, work.owner, work.route.source);
+    work.verdict = match shown.refused {
+        Some(reason) => Verdict::drop(reason),
+        None => Verdict::send(Action::Device, work.route.ifindex, shown.tuple),
+    };
+}
+
+/// As it is to the container that has its destination, if one has, else to the node.
+#[inline(always)]
+fn beside<A: Address, N: Node<A>>(node: &N, seen: &Seen<A>) -> Verdict<A> {
+    let neighbour = node.endpoint(&seen.tuple.destination);
+    if neighbour.id == 0 {
+        return Verdict::PASS;
+    }
     let neighbour = resolve::<A>(node, neighbour);
     if !neighbour.exists() {
         return Verdict::drop(Reason::NoRoute);
     }
-    let direct = Delivery { tuple: seen.tuple, ifindex: neighbour.ifindex };
-    if !is_tracked(seen.protocol) {
-        return Verdict::deliver(seen, &direct);
-    }
-    let service =
-        Service { single: neighbour.backend, target: seen.tuple.destination_port, ..Service::default() };
-    let tracked = published::forward(node, present, &service, seen, owner, &FromContainer(node, 0));
-    Verdict::deliver(seen, if tracked.exists() { &tracked } else { &direct })
+    Verdict::send(Action::Container, neighbour.ifindex, seen.tuple)
 }
 
 /// What happens to a packet of a container without ports that we know: the node may have it,
@@ -350,14 +450,6 @@ fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     } else {
         Verdict::drop(Reason::NotMasqueraded)
     }
-}
-
-/// Whether what led nowhere would have begun a flow with a port that was published for others.
-/// Silence is the answer, as of a firewall: who scans a network learns nothing of what is there for
-/// others.
-#[inline(always)]
-fn is_refused<A: Address, N: Node<A>>(node: &N, service: &Service, seen: &Seen<A>) -> bool {
-    seen.begins() && !answers(node, service.sources, seen)
 }
 
 /// The service published at an address and port of the node; the exact address comes first.

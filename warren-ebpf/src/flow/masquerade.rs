@@ -99,7 +99,7 @@ pub fn outbound<A: Address>(
 }
 
 /// What a packet must show, or why it cannot leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Masqueraded<A> {
     /// What it must show.
     pub tuple: Tuple<A>,

@@ -92,7 +92,7 @@ pub trait Search<A: Address, T: Tables<A>> {
 }
 
 /// A packet, as decisions see it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Seen<A> {
     /// Its ends.
     pub tuple: Tuple<A>,
@@ -163,7 +163,8 @@ fn touch(last_seen: &mut u64, now: u64) {
     }
 }
 
-/// Looks up who `backend` is. Nobody (`exists()` is false) if the row has another tenant.
+/// Looks up who `backend` is. Nobody (`exists()` is false) if the row has another tenant, or one
+/// without an address of this family.
 ///
 /// Not an `Option`: the compiler leaves the inside of a `None` undefined and moves it about, and
 /// the kernel's verifier refuses to see undefined words moved. So it is here and in [`decide`].
@@ -171,7 +172,8 @@ fn touch(last_seen: &mut u64, now: u64) {
 pub fn resolve<A: Address>(tables: &impl Tables<A>, backend: BackendRef) -> Resolved<A> {
     let mut found = Resolved::default();
     tables.backend(backend.id, |row| {
-        if row.generation == backend.generation && row.state != BACKEND_EMPTY {
+        let has_address = !A::OPTIONAL || A::of(row) != A::ZERO;
+        if row.generation == backend.generation && row.state != BACKEND_EMPTY && has_address {
             found = Resolved { backend, address: A::of(row), ifindex: row.ifindex, state: row.state };
         }
     });

@@ -8,14 +8,14 @@ use std::{collections::HashMap, vec::Vec};
 
 use super::{
     Present, Search, Table, Tables,
-    decide::{self, Action, Node, V4, Verdict},
+    decide::{self, Action, Node, V4, Verdict, Work},
 };
 use crate::{
     abi::{
         Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
         ReturnKey, Route, Service, ServiceKey, SourceKey,
     },
-    packet::{Bytes, Tuple, rewrite4},
+    packet::{Bytes, Family, Tuple},
 };
 
 /// A map that forgets what was used least recently when it is full.
@@ -167,28 +167,28 @@ impl<A: Address> Model<A> {
     }
 }
 
-impl Model {
+impl<A: Family> Model<A> {
     /// Lets a packet (with Ethernet header) in by a device of the node and carries the verdict out
     /// on it.
-    pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict {
-        let (verdict, ip) = decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex);
-        self.execute(packet, &verdict, &ip)
+    pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
+        let mut work = Work::default();
+        decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work);
+        self.execute(packet, &work)
     }
 
     /// The same for a packet that a container sent.
-    pub fn veth_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict {
-        let (verdict, ip) = decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex);
-        self.execute(packet, &verdict, &ip)
+    pub fn veth_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
+        let mut work = Work::default();
+        decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work);
+        self.execute(packet, &work)
     }
 
-    fn execute(&self, packet: &mut [u8], verdict: &Verdict, ip: &crate::packet::Ip<V4>) -> Verdict {
-        if matches!(verdict.action, Action::Container | Action::Device) {
-            assert!(
-                rewrite4(&mut Bytes(packet), ip, &verdict.from, &verdict.to),
-                "a parsed packet is rewritable"
-            );
+    fn execute(&self, packet: &mut [u8], work: &Work<A>) -> Verdict<A> {
+        if matches!(work.verdict.action, Action::Container | Action::Device) {
+            let done = A::rewrite(&mut Bytes(packet), &work.ip, &work.seen.tuple, &work.verdict.to);
+            assert!(done, "a parsed packet is rewritable");
         }
-        *verdict
+        work.verdict
     }
 }
 

@@ -1,5 +1,5 @@
-//! What DESIGN calls the expectations of flows, on a node in memory, in both families: IPv4 with
-//! whole packets, IPv6 with what reading one yields (there is no reader of it yet).
+//! What DESIGN calls the expectations of flows, on a node in memory, with whole packets of both
+//! families.
 
 extern crate std;
 
@@ -31,10 +31,10 @@ mod verdicts;
 
 use std::vec::Vec;
 
-use family::{Family, V6};
+use family::{Family, acknowledging, make, read};
 
 use super::{
-    decide::{Action, V4, Verdict},
+    decide::{Action, V4, V6, Verdict},
     model::Model,
 };
 use crate::{
@@ -139,7 +139,9 @@ fn enter_by<A: Family>(
     acknowledgement: u32,
     ifindex: u32,
 ) -> (Verdict<A>, Tuple<A>) {
-    shown(t, A::node_in(node, t, protocol, flags, acknowledgement, ifindex))
+    let mut bytes = acknowledging(t, protocol, flags, acknowledgement);
+    let verdict = node.node_in(&mut bytes, ifindex);
+    shown(t, verdict, &bytes)
 }
 
 /// A packet that container `id` sends, and what becomes of it.
@@ -150,11 +152,14 @@ fn leave<A: Family>(
     protocol: u8,
     flags: u8,
 ) -> (Verdict<A>, Tuple<A>) {
-    shown(t, A::veth_in(node, t, protocol, flags, SECOND, 100 + id))
+    let mut bytes = make(t, protocol, flags);
+    let verdict = node.veth_in(&mut bytes, 100 + id);
+    shown(t, verdict, &bytes)
 }
 
 /// Checks what a packet shows after the verdict.
-fn shown<A: Family>(t: Tuple<A>, (verdict, shown): (Verdict<A>, Tuple<A>)) -> (Verdict<A>, Tuple<A>) {
+fn shown<A: Family>(t: Tuple<A>, verdict: Verdict<A>, bytes: &[u8]) -> (Verdict<A>, Tuple<A>) {
+    let shown = read(bytes);
     match verdict.action {
         Action::Pass | Action::Drop => assert_eq!(shown, t, "a packet that is not ours is not touched"),
         Action::Container | Action::Device => assert_eq!(shown, verdict.to),

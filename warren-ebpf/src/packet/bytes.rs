@@ -50,6 +50,11 @@ impl Packet for Bytes<'_> {
         self.fix(offset, &halves(from, to), optional)
     }
 
+    fn fix_address(&mut self, offset: u32, from: &[u8; 16], to: &[u8; 16], optional: bool) -> bool {
+        let half = |a: &[u8; 16], i: usize| u16::from_be_bytes([a[2 * i], a[2 * i + 1]]);
+        self.fix(offset, &core::array::from_fn::<_, 8, _>(|i| (half(from, i), half(to, i))), optional)
+    }
+
     fn fix_segment(&mut self, offset: u32, from: [u8; 2], to: [u8; 2], optional: bool) -> bool {
         self.fix(offset, &[(u16::from_be_bytes(from), u16::from_be_bytes(to))], optional)
     }

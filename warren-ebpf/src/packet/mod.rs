@@ -2,6 +2,7 @@
 //! plain bytes under test ([`Bytes`]): both are a [`Packet`].
 
 mod checksum;
+mod family;
 mod parse;
 mod rewrite;
 
@@ -13,13 +14,16 @@ mod tests;
 #[cfg(not(target_arch = "bpf"))]
 pub use bytes::Bytes;
 pub use checksum::{adjust, sum};
-pub use parse::{ACK, FIN, Ip, RST, SYN, Segment, ipv4, transport};
-pub use rewrite::{Tuple, rewrite4};
+pub use family::Family;
+pub use parse::{ACK, FIN, Ip, RST, SYN, Segment, ipv4, ipv6, transport};
+pub use rewrite::{Tuple, rewrite4, rewrite6};
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of ARP.
 pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// A packet that can be read and changed. Offsets are in bytes from its start (link header, if
 /// any, included). Checksums are changed by difference, as the kernel's helpers do it, so that
@@ -44,7 +48,20 @@ pub trait Packet {
     #[must_use]
     fn fix_pseudo(&mut self, offset: u32, from: [u8; 4], to: [u8; 4], optional: bool) -> bool;
 
+    /// Adjusts the transport checksum at `offset` for a changed address of an IPv6 header, which has
+    /// no checksum of its own. `optional` as above.
+    #[must_use]
+    fn fix_address(&mut self, offset: u32, from: &[u8; 16], to: &[u8; 16], optional: bool) -> bool;
+
     /// Adjusts the transport checksum at `offset` for a changed half word of the segment.
     #[must_use]
     fn fix_segment(&mut self, offset: u32, from: [u8; 2], to: [u8; 2], optional: bool) -> bool;
+
+    /// `value`. In the kernel the verifier forgets how it came about (in `place`, 0 to 4), and so
+    /// looks at what follows once, not once for each way that led there.
+    #[inline(always)]
+    fn forget(&self, place: usize, value: u32) -> u32 {
+        let _ = place;
+        value
+    }
 }

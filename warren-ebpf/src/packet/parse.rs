@@ -1,8 +1,8 @@
 //! From bytes to addresses and ports. Whatever is cut off or contradicts itself is `None`: nobody
 //! forwards what nobody has understood.
 
-use super::Packet;
-use crate::abi::{ICMP, TCP, UDP};
+use super::{Family, Packet};
+use crate::abi::{TCP, UDP};
 
 /// TCP flag.
 pub const FIN: u8 = 0x01;
@@ -15,8 +15,17 @@ pub const ACK: u8 = 0x10;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
+
+/// Length of an IPv6 header without extensions.
+const HEADER6: u32 = 40;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+/// Extension headers that are passed over; hosts send one or two at most.
+const EXTENSIONS: u32 = 4;
+/// Of a fragment header: everything but the two reserved bits.
+const FRAGMENT6: u16 = 0xfff9;
 
 /// A network header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,9 +100,67 @@ pub fn ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Ip<[u8; 4]>> {
     })
 }
 
+/// Reads the IPv6 header at `offset`. Extension headers are passed over, but for those that hide
+/// what follows or say that the packet is on its way to somebody else first: their number is then
+/// the protocol.
+#[inline(always)]
+pub fn ipv6<P: Packet, A: From<[u8; 16]>>(packet: &P, offset: u32) -> Option<Ip<A>> {
+    let h: [u8; 8] = packet.load(offset)?;
+    if h[0] >> 4 != 6 {
+        return None;
+    }
+    let source = A::from(packet.load(offset + 8)?);
+    let destination = A::from(packet.load(offset + 24)?);
+    // `load` has shown that the packet is longer than this.
+    let there = packet.length().wrapping_sub(offset + HEADER6);
+    let mut length = u32::from(be(h[4], h[5]));
+    if length == 0 && there > 0xffff {
+        // As in IPv4.
+        length = there;
+    }
+    if length > there {
+        return None;
+    }
+    let (mut protocol, mut payload, mut fragment) = (h[6], offset + HEADER6, false);
+    for _ in 0..EXTENSIONS {
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            break;
+        }
+        let extension: [u8; 8] = packet.load(payload)?;
+        let mut size = 8;
+        if protocol == FRAGMENT {
+            // One that is all there is (RFC 6946) is none.
+            fragment |= be(extension[2], extension[3]) & FRAGMENT6 != 0;
+        } else {
+            size += u32::from(extension[1]) * 8;
+        }
+        // A packet that has stations before it shows one as its destination, but is summed up for
+        // the last.
+        if size > length || (protocol == ROUTING && extension[3] != 0) {
+            break;
+        }
+        protocol = extension[0];
+        payload += size;
+        length -= size;
+        if fragment {
+            break;
+        }
+    }
+    let what = packet.forget(0, u32::from(protocol) | (u32::from(fragment) << 8));
+    Some(Ip {
+        source,
+        destination,
+        protocol: what as u8,
+        fragment: what >> 8 != 0,
+        offset,
+        payload: packet.forget(1, payload),
+        length: packet.forget(2, length),
+    })
+}
+
 /// Reads the transport header of a packet that is no fragment: TCP, UDP or ICMP echo.
 #[inline(always)]
-pub fn transport<P: Packet, A>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
+pub fn transport<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
     if ip.fragment {
         return None;
     }
@@ -125,15 +192,17 @@ pub fn transport<P: Packet, A>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
                 ..Segment::default()
             })
         }
-        ICMP => {
+        protocol if protocol == A::ICMP => {
             let h: [u8; 8] = packet.load(ip.payload)?;
             if ip.length < 8 || h[1] != 0 {
                 return None;
             }
-            match h[0] {
-                ECHO_REQUEST => Some(Segment { source_port: be(h[4], h[5]), ..Segment::default() }),
-                ECHO_REPLY => Some(Segment { destination_port: be(h[4], h[5]), ..Segment::default() }),
-                _ => None,
+            if h[0] == A::ECHO_REQUEST {
+                Some(Segment { source_port: be(h[4], h[5]), ..Segment::default() })
+            } else if h[0] == A::ECHO_REPLY {
+                Some(Segment { destination_port: be(h[4], h[5]), ..Segment::default() })
+            } else {
+                None
             }
         }
         _ => None,

@@ -80,3 +80,45 @@ pub fn rewrite4<P: Packet>(
     }
     true
 }
+
+/// As [`rewrite4`]. ICMPv6 counts the addresses, too.
+#[inline(always)]
+#[must_use]
+pub fn rewrite6<P: Packet, A: Copy + Eq + Into<[u8; 16]>>(
+    packet: &mut P,
+    ip: &Ip<A>,
+    old: &Tuple<A>,
+    new: &Tuple<A>,
+) -> bool {
+    let udp = ip.protocol == UDP;
+    let (check, ports) = match ip.protocol {
+        TCP => (ip.payload + 16, [ip.payload, ip.payload + 2]),
+        UDP => (ip.payload + 6, [ip.payload, ip.payload + 2]),
+        _ => (ip.payload + 2, [ip.payload + 4, ip.payload + 4]),
+    };
+    if old.source != new.source
+        && !(packet.fix_address(check, &old.source.into(), &new.source.into(), udp)
+            && packet.store(ip.offset + 8, new.source.into()))
+    {
+        return false;
+    }
+    if old.destination != new.destination
+        && !(packet.fix_address(check, &old.destination.into(), &new.destination.into(), udp)
+            && packet.store(ip.offset + 24, new.destination.into()))
+    {
+        return false;
+    }
+    if old.source_port != new.source_port {
+        let (from, to) = (old.source_port.to_be_bytes(), new.source_port.to_be_bytes());
+        if !(packet.fix_segment(check, from, to, udp) && packet.store(ports[0], to)) {
+            return false;
+        }
+    }
+    if old.destination_port != new.destination_port {
+        let (from, to) = (old.destination_port.to_be_bytes(), new.destination_port.to_be_bytes());
+        if !(packet.fix_segment(check, from, to, udp) && packet.store(ports[1], to)) {
+            return false;
+        }
+    }
+    true
+}

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The numeric name of a task in the datapath: its row in the backend table. Unique among live
 /// tasks of the cluster; 1–65535 (0 means "none"). Reused only after every other free one
@@ -29,6 +29,14 @@ pub struct ClusterNetwork {
     pub pool: Ipv4Net,
     /// The same for IPv6.
     pub pool6: Ipv6Net,
+}
+
+impl ClusterNetwork {
+    /// Both pools.
+    #[must_use]
+    pub fn pools(&self) -> [IpNet; 2] {
+        [self.pool.into(), self.pool6.into()]
+    }
 }
 
 /// A node's slice of the pools.

@@ -4,8 +4,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -230,6 +231,9 @@ impl Engine {
         }
         let cookie =
             netns_cookie().map_err(|e| NetError::system("learn the network namespace's cookie", e))?;
+        if let Some(why) = without_ipv6() {
+            tracing::info!("{why}: containers get IPv4 only");
+        }
         let netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
         let sockets = SockDiag::open().map_err(|e| NetError::system("open a socket of sock_diag", e))?;
@@ -241,7 +245,7 @@ impl Engine {
             cookie,
             interfaces: config.interfaces,
             publish_default: config.publish_default,
-            pool: config.pool,
+            pools: config.pools,
         };
         let attached = find_attached(&settings, &host, &current);
         let reserved = Reserved::new(&config.netns_dir);
@@ -326,18 +330,18 @@ impl Engine {
     /// Ends connected UDP sockets of the node's processes that lead to a backend which they should
     /// leave. Only when the backends are others than at the last look.
     async fn end_sockets(&self) -> Result<(), NetError> {
-        let (contents, map) = {
+        let (contents, maps) = {
             let mut state = self.state();
             let backends = state.current.rows(map::BACKEND);
             if *backends == state.looked_at {
                 return Ok(());
             }
             state.looked_at = backends.clone();
-            (state.current.clone(), Arc::clone(state.loaded.map(map::SOCK_UDP4)))
+            (state.current.clone(), state.loaded.maps().clone())
         };
         let diag = Arc::clone(&self.sockets);
         let end = move || {
-            let leading = sockets::abandoned(&map, &contents)?;
+            let leading = sockets::abandoned(&maps, &contents)?;
             if leading.is_empty() { Ok(0) } else { diag.end(&leading) }
         };
         match tokio::task::spawn_blocking(end).await.map_err(|_| NetError::Stopped)? {
@@ -391,6 +395,7 @@ impl Engine {
         let alias = Alias { node: self.settings.node, task, attachment: *attachment };
         let _making = (!mend).then(|| Making::begin(self, task));
         let index = link::make(&self.netlink, &self.netns_dir, &alias, mtu).await?;
+        let ipv6 = link::has_ipv6(task, mtu);
         {
             let mut state = self.state();
             state.loaded.attach_link(index, &host_name(task))?;
@@ -398,11 +403,12 @@ impl Engine {
                 Some(a) if a.attachment == *attachment => a.serving,
                 _ => Serving::Closed,
             };
-            state.attached.insert(task, Attached { attachment: *attachment, ifindex: index, serving });
+            let attached = Attached { attachment: *attachment, ifindex: index, ipv6, serving };
+            state.attached.insert(task, attached);
             state.settle(&self.settings, self.heard().as_deref())?;
         }
         // The link goes up last: from its first packet on there are a program and its rows.
-        link::finish(&self.netlink, &self.netns_dir, &alias, index).await
+        link::finish(&self.netlink, &self.netns_dir, &alias, index, ipv6).await
     }
 
     pub(super) async fn attach(&self, task: TaskId, attachment: &Attachment) -> Result<PathBuf, NetError> {
@@ -528,14 +534,27 @@ impl Drop for Making<'_> {
 pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
     let whole = |a: &Attached| {
         let device = state.host.devices.iter().find(|d| d.index == a.ifindex);
+        let led_to = |to: IpAddr| {
+            state.host.routes.iter().any(|r| r.device == Some(a.ifindex) && r.destination.addr() == to)
+        };
         device.is_some_and(|d| d.up && d.mtu == mtu)
-            && state.host.routes.iter().any(|r| {
-                r.device == Some(a.ifindex)
-                    && r.destination.addr() == std::net::IpAddr::V4(a.attachment.address)
-            })
+            && led_to(a.attachment.address.into())
+            && (!a.ipv6 || led_to(a.attachment.address6.into()))
     };
     let made = |task: &TaskId| !state.making.contains(task);
     state.attached.iter().filter(|(t, a)| made(t) && !whole(a)).map(|(t, _)| *t).collect()
+}
+
+/// Why new links get no IPv6, if so.
+fn without_ipv6() -> Option<&'static str> {
+    let sysctls = Path::new("/proc/sys/net/ipv6/conf");
+    if !sysctls.exists() {
+        return Some("this kernel has no IPv6");
+    }
+    let off = |which: &str| {
+        std::fs::read_to_string(sysctls.join(which).join("disable_ipv6")).is_ok_and(|s| s.trim() == "1")
+    };
+    off("default").then_some("IPv6 is switched off here (net.ipv6.conf.default.disable_ipv6)")
 }
 
 /// The containers that are there already, as their links say; whether each is open, as its row
@@ -557,9 +576,15 @@ fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeM
             Some(BACKEND_HELD) => Serving::Held,
             _ => Serving::Unknown,
         };
-        attached.insert(alias.task, Attached { attachment, ifindex: d.index, serving });
+        let ipv6 = link::has_ipv6(alias.task, d.mtu);
+        attached.insert(alias.task, Attached { attachment, ifindex: d.index, ipv6, serving });
     }
     attached
+}
+
+/// Processors of the machine that are at work.
+pub(super) fn cpus() -> usize {
+    aya::util::online_cpus().map_or(1, |cpus| cpus.len())
 }
 
 /// Memory of the machine, in bytes.

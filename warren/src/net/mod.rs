@@ -30,7 +30,7 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -59,9 +59,9 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Whom ports answer that were published without an address and sources.
     pub publish_default: PublishDefault,
-    /// The cluster's pool of addresses: what is sent to an address of it that no container has does
-    /// not leave the node.
-    pub pool: Option<Ipv4Net>,
+    /// The cluster's pools of addresses: what is sent to an address of one that no container has
+    /// does not leave the node.
+    pub pools: Vec<IpNet>,
 }
 
 /// The usual place for a node's pins.
@@ -84,7 +84,7 @@ pub async fn start(
     assignment: watch::Receiver<Option<Arc<Assignment>>>,
     cancel: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), NetError> {
-    let shapes = datapath::shape::shapes(engine::memory());
+    let shapes = datapath::shape::shapes(engine::memory(), engine::cpus());
     let hook = datapath::links::Hook::of_this_kernel();
     start_with(config, assignment, cancel, shapes, hook).await
 }

@@ -3,17 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use warren_ebpf::abi::{
-    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Egress,
+    Address, BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
     EgressKey, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED,
-    FLOW_RESET, FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, MASQUERADE_REPLIED, Return, ReturnKey,
-    Service, ServiceKey, SocketFlow, SocketPeer, TCP, UDP, map,
+    FLOW_RESET, FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, ICMP6, MASQUERADE_REPLIED, Return,
+    ReturnKey, Service, SocketFlow, SocketPeer, TCP, UDP, map,
 };
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     attach::host_name,
     datapath::{
         contents::{Contents, Opened, WRITTEN},
-        desired::{Plan, reference},
+        desired::{Plan, key4, key6, reference},
         sources::of_set,
         sys::{RawMap, from_bytes},
     },
@@ -49,8 +49,10 @@ pub struct Published {
 pub struct PublishedBackend {
     /// The task.
     pub task: TaskId,
-    /// Where connections go.
-    pub address: SocketAddrV4,
+    /// Where connections of IPv4 go; of IPv6 for a port that is published on IPv6 only.
+    pub address: SocketAddr,
+    /// Where connections of IPv6 go, when there is a way.
+    pub address6: Option<SocketAddr>,
     /// "up", "draining" or "closed".
     pub state: &'static str,
     /// Row in the backend table.
@@ -62,14 +64,14 @@ pub struct PublishedBackend {
 /// A live flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    /// "tcp", "udp" or "icmp".
+    /// "tcp", "udp", "icmp" or "icmp6".
     pub protocol: &'static str,
     /// The other side: the client, or for outgoing flows whom the container talks to.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// Where the client connected to; `None` for outgoing flows.
-    pub published: Option<SocketAddrV4>,
+    pub published: Option<SocketAddr>,
     /// The container's side.
-    pub container: SocketAddrV4,
+    pub container: SocketAddr,
     /// The container's task, when it is attached.
     pub task: Option<TaskId>,
     /// How far it is.
@@ -121,8 +123,13 @@ pub struct ProgramUse {
     pub attached: Vec<String>,
 }
 
-fn socket(address: [u8; 4], port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from(address), port)
+fn socket<A: Address>(address: A, port: u16) -> SocketAddr {
+    let wide = address.widen();
+    let ip = match A::FAMILY {
+        4 => IpAddr::from([wide[0], wide[1], wide[2], wide[3]]),
+        _ => IpAddr::from(Ipv6Addr::from(wide)),
+    };
+    SocketAddr::new(ip, port)
 }
 
 pub(super) fn published(engine: &Engine) -> Vec<Published> {
@@ -131,17 +138,18 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
     let mut found = Vec::new();
     for service in &assignment.services {
         for port in &service.ports {
-            let address = match port.host_ip {
-                Some(IpAddr::V4(a)) => a.octets(),
-                _ => [0; 4],
-            };
-            let key = ServiceKey { address, port: port.published, protocol: port.protocol.number(), pad: 0 };
-            let Some(row) = state.current.get::<_, Service>(map::SVC4, &key) else { continue };
+            let row4: Option<Service> = key4(port).and_then(|key| state.current.get(map::SVC4, &key));
+            let row6: Option<Service> = key6(port).and_then(|key| state.current.get(map::SVC6, &key));
+            let Some(row) = row4.or(row6) else { continue };
             let backends = service.backends.iter().filter_map(|(task, _, attachment)| {
                 let b: Backend = state.current.get(map::BACKEND, &attachment.backend)?;
+                let address = socket(b.address, row.target);
+                let address6 =
+                    (b.address6 != [0; 16] && row6.is_some()).then(|| socket(b.address6, row.target));
                 (b.generation == attachment.generation).then(|| PublishedBackend {
                     task: *task,
-                    address: socket(b.address, row.target),
+                    address: if row4.is_some() { address } else { address6.unwrap_or(address) },
+                    address6,
                     state: match b.state {
                         BACKEND_UP => "up",
                         BACKEND_DRAINING => "draining",
@@ -153,10 +161,13 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
                     generation: attachment.generation,
                 })
             });
+            // Of a port for a set of sources, both rows have one.
+            let sets = [(map::SRC4, row4), (map::SRC6, row6)];
+            let nets = sets.iter().filter_map(|(m, row)| Some(of_set(m, &state.current, (*row)?.sources)));
             found.push(Published {
                 service: service.name.clone(),
                 port: port.clone(),
-                sources: (row.sources != 0).then(|| of_set(map::SRC4, &state.current, row.sources)),
+                sources: (row.sources != 0).then(|| nets.flatten().collect()),
                 backends: backends.collect(),
                 table_size: row.table_size,
             });
@@ -170,6 +181,7 @@ fn protocol(number: u8) -> &'static str {
         TCP => "tcp",
         UDP => "udp",
         ICMP => "icmp",
+        ICMP6 => "icmp6",
         _ => "?",
     }
 }
@@ -180,7 +192,7 @@ fn phase(protocol: u8, state: u8, both_ways: bool) -> (&'static str, u32) {
     match (protocol, state) {
         (UDP, _) if both_ways => ("both ways", c.udp_both_ways),
         (UDP, _) => ("one way", c.udp_one_way),
-        (ICMP, _) => ("echo", c.icmp),
+        (ICMP | ICMP6, _) => ("echo", c.icmp),
         (_, FLOW_OPENING) => ("opening", c.half_open),
         (_, FLOW_REPLIED) => ("replied", c.half_open),
         (_, FLOW_ESTABLISHED) => ("established", c.established),
@@ -200,12 +212,26 @@ pub(super) fn monotonic_ns() -> u64 {
 }
 
 type V4 = [u8; 4];
+type V6 = [u8; 16];
+
+/// A row as a flow: the flow, whose it is, when it was last seen, how long it lives.
+type Shown = (Flow, BackendRef, u64, u32);
+
+/// The maps that are shown as flows, and how a row of each is read.
+const FLOWS: [(&str, fn(&[u8], &[u8]) -> Option<Shown>); 6] = [
+    (map::FLOW_EST4, incoming::<V4>),
+    (map::FLOW_EST6, incoming::<V6>),
+    (map::FLOW_NEW4, incoming::<V4>),
+    (map::FLOW_NEW6, incoming::<V6>),
+    (map::MASQ_RET4, outgoing::<V4>),
+    (map::MASQ_RET6, outgoing::<V6>),
+];
 
 pub(super) fn flows(engine: &Engine, limit: usize) -> Result<(Vec<Flow>, bool), NetError> {
     let limit = if limit == 0 { usize::MAX } else { limit };
     let (maps, tasks) = {
         let state = engine.state();
-        let maps = [map::FLOW_EST4, map::FLOW_NEW4, map::MASQ_RET4].map(|n| Arc::clone(state.loaded.map(n)));
+        let maps = FLOWS.map(|(name, read)| (Arc::clone(state.loaded.map(name)), read));
         let tasks: BTreeMap<BackendRefKey, TaskId> =
             state.attached.iter().map(|(t, a)| (key(&reference(&a.attachment)), *t)).collect();
         (maps, tasks)
@@ -213,12 +239,9 @@ pub(super) fn flows(engine: &Engine, limit: usize) -> Result<(Vec<Flow>, bool), 
     let now = monotonic_ns();
     let mut found = Vec::new();
     let mut more = false;
-    let [established, new, masquerade] = maps;
-    for m in [established, new, masquerade] {
-        let out = m.info().value_size as usize == size_of::<Return<V4>>();
+    for (m, read) in maps {
         m.for_each(|k, v| {
-            let flow = if out { outgoing(k, v) } else { incoming(k, v) };
-            let Some((mut flow, backend, last_seen, lifetime)) = flow else { return true };
+            let Some((mut flow, backend, last_seen, lifetime)) = read(k, v) else { return true };
             flow.idle_ms = now.saturating_sub(last_seen) / 1_000_000;
             if flow.idle_ms > u64::from(lifetime) * 1000 {
                 return true;
@@ -242,10 +265,10 @@ fn key(b: &BackendRef) -> BackendRefKey {
     (b.id, b.generation)
 }
 
-/// A row of `FLOW_*`: the flow, whose it is, when it was last seen, how long it lives.
-fn incoming(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
-    let k: FlowKey<V4> = from_bytes(k)?;
-    let v: warren_ebpf::abi::Flow<V4> = from_bytes(v)?;
+/// A row of `FLOW_*`.
+fn incoming<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
+    let k: FlowKey<A> = from_bytes(k)?;
+    let v: warren_ebpf::abi::Flow<A> = from_bytes(v)?;
     let (state, lifetime) = phase(k.protocol, v.state, v.state >= FLOW_REPLIED);
     let flow = Flow {
         protocol: protocol(k.protocol),
@@ -260,10 +283,10 @@ fn incoming(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
     Some((flow, v.backend, v.last_seen, lifetime))
 }
 
-/// A row of `MASQ_RET4`, as [`incoming`].
-fn outgoing(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
-    let k: ReturnKey<V4> = from_bytes(k)?;
-    let v: Return<V4> = from_bytes(v)?;
+/// A row of `MASQ_RET*`.
+fn outgoing<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
+    let k: ReturnKey<A> = from_bytes(k)?;
+    let v: Return<A> = from_bytes(v)?;
     let (state, lifetime) = phase(k.protocol, v.state, v.flags & MASQUERADE_REPLIED != 0);
     let flow = Flow {
         protocol: protocol(k.protocol),
@@ -281,24 +304,24 @@ fn outgoing(k: &[u8], v: &[u8]) -> Option<(Flow, BackendRef, u64, u32)> {
 /// Removes everything the programs remember of a container.
 pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
     let own = reference(a);
-    let address = a.address.octets();
+    let (address, address6) = (a.address.octets(), a.address6.octets());
+    // Sockets of IPv6 may speak IPv4.
+    let mapped = a.address.to_ipv6_mapped().octets();
     for (name, m) in maps {
         let is_its = |k: &[u8], v: &[u8]| match *name {
-            map::FLOW_NEW4 | map::FLOW_EST4 => {
-                from_bytes::<warren_ebpf::abi::Flow<V4>>(v).is_some_and(|f| f.backend == own)
-                    || from_bytes::<FlowKey<V4>>(k).is_some_and(|f| f.client == address)
-            }
-            map::FWD_NEW4 | map::FWD_EST4 => {
-                from_bytes::<Forward>(v).is_some_and(|f| f.backend == own)
-                    || from_bytes::<ForwardKey<V4>>(k).is_some_and(|f| f.client == address)
-            }
+            map::FLOW_NEW4 | map::FLOW_EST4 => is_flow_of(k, v, own, address),
+            map::FLOW_NEW6 | map::FLOW_EST6 => is_flow_of(k, v, own, address6),
+            map::FWD_NEW4 | map::FWD_EST4 => is_forward_of(k, v, own, address),
+            map::FWD_NEW6 | map::FWD_EST6 => is_forward_of(k, v, own, address6),
             map::MASQ_RET4 => from_bytes::<Return<V4>>(v).is_some_and(|r| r.backend == own),
-            map::MASQ_OUT4 => {
-                from_bytes::<EgressKey<V4>>(k).is_some_and(|e| e.container == address)
-                    && v.len() == size_of::<Egress<V4>>()
-            }
-            map::SOCK4 => from_bytes::<SocketPeer<[u8; 4]>>(v).is_some_and(|s| s.backend_address == address),
-            map::SOCK_UDP4 => from_bytes::<SocketFlow<[u8; 4]>>(v).is_some_and(|s| s.backend == own),
+            map::MASQ_RET6 => from_bytes::<Return<V6>>(v).is_some_and(|r| r.backend == own),
+            map::MASQ_OUT4 => from_bytes::<EgressKey<V4>>(k).is_some_and(|e| e.container == address),
+            map::MASQ_OUT6 => from_bytes::<EgressKey<V6>>(k).is_some_and(|e| e.container == address6),
+            map::SOCK4 => from_bytes::<SocketPeer<V4>>(v).is_some_and(|s| s.backend_address == address),
+            map::SOCK6 => from_bytes::<SocketPeer<V6>>(v)
+                .is_some_and(|s| [address6, mapped].contains(&s.backend_address)),
+            map::SOCK_UDP4 => from_bytes::<SocketFlow<V4>>(v).is_some_and(|s| s.backend == own),
+            map::SOCK_UDP6 => from_bytes::<SocketFlow<V6>>(v).is_some_and(|s| s.backend == own),
             _ => false,
         };
         if !super::datapath::shape::FLOWS.contains(name) {
@@ -316,6 +339,16 @@ pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_flow_of<A: Address>(k: &[u8], v: &[u8], own: BackendRef, address: A) -> bool {
+    from_bytes::<warren_ebpf::abi::Flow<A>>(v).is_some_and(|f| f.backend == own)
+        || from_bytes::<FlowKey<A>>(k).is_some_and(|f| f.client == address)
+}
+
+fn is_forward_of<A: Address>(k: &[u8], v: &[u8], own: BackendRef, address: A) -> bool {
+    from_bytes::<Forward>(v).is_some_and(|f| f.backend == own)
+        || from_bytes::<ForwardKey<A>>(k).is_some_and(|f| f.client == address)
 }
 
 /// How long [`check`] waits before it looks again at rows that are not as they should be.
@@ -360,7 +393,7 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
         }
     }
     if let Some(assignment) = engine.heard() {
-        let own: BTreeSet<Ipv4Addr> = state.host.local4().map(|(a, _)| a).collect();
+        let own: BTreeSet<IpAddr> = state.host.locals().map(|(a, _)| a).collect();
         check.problems.extend(foreign_addresses(&assignment, &own));
     }
     for (pin, program) in &running {
@@ -389,11 +422,11 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
 
 /// One sentence for each port that is published on an address that the node does not have: nobody
 /// reaches it.
-fn foreign_addresses(assignment: &Assignment, own: &BTreeSet<Ipv4Addr>) -> Vec<String> {
+fn foreign_addresses(assignment: &Assignment, own: &BTreeSet<IpAddr>) -> Vec<String> {
     let mut sentences = Vec::new();
     for service in &assignment.services {
         for port in &service.ports {
-            let Some(IpAddr::V4(a)) = port.host_ip else { continue };
+            let Some(a) = port.host_ip else { continue };
             if !a.is_loopback() && !a.is_unspecified() && !own.contains(&a) {
                 sentences.push(format!(
                     "port {port} of service {} is published on {a}, which is no address of this node: `ip address` shows those it has",

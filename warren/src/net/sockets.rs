@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
 };
@@ -24,36 +24,69 @@ use warren_ebpf::abi::{
 };
 
 use super::datapath::{
-    contents::Contents,
-    sys::{RawMap, from_bytes},
+    contents::{Contents, Opened},
+    sys::from_bytes,
 };
 
 type V4 = [u8; 4];
+type V6 = [u8; 16];
 
-/// Sockets by their cookie, and where they lead.
-pub(super) type Leading = BTreeMap<u64, Vec<SocketAddrV4>>;
+/// Sockets by their cookie, and where they lead. An IPv4 address is told as one, also where a socket
+/// of IPv6 leads there.
+pub(super) type Leading = BTreeMap<u64, Vec<SocketAddr>>;
 
 /// Reads which sockets lead to a backend that they should leave, as `contents` has the backends.
 /// Some of them may not be connected, or no more there.
-pub(super) fn abandoned(map: &RawMap, contents: &Contents) -> io::Result<Leading> {
+pub(super) fn abandoned(maps: &Opened, contents: &Contents) -> io::Result<Leading> {
     let mut found = Leading::new();
-    map.for_each(|k, v| {
-        if let (Some(k), Some(v)) = (from_bytes::<SocketKey<V4>>(k), from_bytes::<SocketFlow<V4>>(v))
-            && k.side == SOCKET_FROM
-            && !stays(contents, &v)
-        {
-            found.entry(k.cookie).or_default().push(SocketAddrV4::new(k.address.into(), k.port));
-        }
-        true
-    })?;
+    for (name, m) in maps {
+        let read: fn(&[u8], &[u8]) -> Option<Leads> = match *name {
+            map::SOCK_UDP4 => leads::<V4>,
+            map::SOCK_UDP6 => leads::<V6>,
+            _ => continue,
+        };
+        m.for_each(|k, v| {
+            if let Some(leads) = read(k, v).filter(|l| !stays(contents, l)) {
+                found.entry(leads.cookie).or_default().push(leads.to);
+            }
+            true
+        })?;
+    }
     Ok(found)
 }
 
+/// Where a socket leads.
+#[derive(Debug, Clone, Copy)]
+struct Leads {
+    cookie: u64,
+    /// The backend's address and port.
+    to: SocketAddr,
+    backend: BackendRef,
+    /// The published address and port that the process named.
+    named: SocketAddr,
+}
+
+/// Reads a row of one of the two maps, if it says where answers come from.
+fn leads<A: warren_ebpf::abi::Address + Into<IpAddr>>(k: &[u8], v: &[u8]) -> Option<Leads>
+where
+    SocketKey<A>: aya::Pod,
+    SocketFlow<A>: aya::Pod,
+{
+    let (k, v) = (from_bytes::<SocketKey<A>>(k)?, from_bytes::<SocketFlow<A>>(v)?);
+    let at = |address: A, port| SocketAddr::new(address.into().to_canonical(), port);
+    (k.side == SOCKET_FROM).then(|| Leads {
+        cookie: k.cookie,
+        to: at(k.address, k.port),
+        backend: v.backend,
+        named: at(v.address, v.port),
+    })
+}
+
 /// Whether a socket stays with its backend: the rule of flows (`balance::keeps`).
-fn stays(contents: &Contents, flow: &SocketFlow<V4>) -> bool {
-    match state(contents, flow.backend) {
+fn stays(contents: &Contents, leads: &Leads) -> bool {
+    match state(contents, leads.backend) {
         Some(BACKEND_UP) => true,
-        Some(BACKEND_DRAINING | BACKEND_HELD) => !another_is_up(contents, flow),
+        Some(BACKEND_DRAINING | BACKEND_HELD) => !another_is_up(contents, leads.named),
         _ => false,
     }
 }
@@ -63,18 +96,33 @@ fn state(contents: &Contents, backend: BackendRef) -> Option<u8> {
     (row.generation == backend.generation).then_some(row.state)
 }
 
-fn another_is_up(contents: &Contents, flow: &SocketFlow<V4>) -> bool {
-    let at = |address: V4| {
-        let key = ServiceKey { address, port: flow.port, protocol: UDP, pad: 0 };
-        contents.get::<_, Service>(map::SVC4, &key)
+fn another_is_up(contents: &Contents, named: SocketAddr) -> bool {
+    let port = named.port();
+    let service = match named.ip() {
+        IpAddr::V4(a) => service(contents, map::SVC4, a.octets(), port),
+        IpAddr::V6(a) => service(contents, map::SVC6, a.octets(), port),
     };
-    let Some(service) = at(flow.address).or_else(|| at([0; 4])) else { return false };
+    let Some(service) = service else { return false };
     let up = |backend: BackendRef| state(contents, backend) == Some(BACKEND_UP);
     if service.table_size == 0 {
         return up(service.single);
     }
     let rows = service.table..service.table.saturating_add(service.table_size);
     rows.filter_map(|row| contents.get::<u32, BackendRef>(map::MAGLEV, &row)).any(up)
+}
+
+/// What is published at an address and port; the exact address comes first.
+fn service<A: warren_ebpf::abi::Address>(
+    contents: &Contents,
+    map: &str,
+    address: A,
+    port: u16,
+) -> Option<Service>
+where
+    ServiceKey<A>: aya::Pod,
+{
+    let at = |address: A| contents.get(map, &ServiceKey { address, port, protocol: UDP, pad: 0 });
+    at(address).or_else(|| at(A::ZERO))
 }
 
 /// The kernel's door to sockets, of the network namespace it was opened in.
@@ -151,7 +199,7 @@ impl SockDiag {
         for family in [libc::AF_INET, libc::AF_INET6] {
             for s in connected(&fd, u8::try_from(family).unwrap_or(0))? {
                 let leads = leading.get(&s.cookie());
-                if leads.is_some_and(|to| to.iter().any(|a| SocketAddr::V4(*a) == s.peer())) {
+                if leads.is_some_and(|to| to.contains(&s.peer())) {
                     ended += usize::from(destroy(&fd, &s)?);
                 }
             }
@@ -231,7 +279,7 @@ fn messages(mut bytes: &[u8], f: &mut impl FnMut(&[u8])) -> Option<io::Result<()
 mod tests {
     use std::net::UdpSocket;
 
-    use super::*;
+    use super::{super::datapath::sys::bytes_of, *};
 
     fn contents(states: &[u8]) -> Contents {
         let mut c = Contents::empty();
@@ -242,6 +290,8 @@ mod tests {
         let key = ServiceKey { address: [0; 4], port: 53, protocol: UDP, pad: 0 };
         let service = Service { table: 7, table_size: 2, ..Service::default() };
         c.put(map::SVC4, &key, &service);
+        let key = ServiceKey { address: [0; 16], port: 53, protocol: UDP, pad: 0 };
+        c.put(map::SVC6, &key, &service);
         c.put(map::MAGLEV, &7u32, &BackendRef { id: 1, generation: 1 });
         c.put(map::MAGLEV, &8u32, &BackendRef { id: 2, generation: 1 });
         c
@@ -250,13 +300,26 @@ mod tests {
     #[test]
     fn a_socket_leaves_what_is_gone_and_what_another_can_do() {
         use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_EMPTY};
-        let flow = |generation| SocketFlow {
-            backend: BackendRef { id: 1, generation },
-            address: [127, 0, 0, 1],
-            port: 53,
-            pad: 0,
+        let stays = |states: &[u8], generation| {
+            let flow = SocketFlow {
+                backend: BackendRef { id: 1, generation },
+                address: [127, 0, 0, 1],
+                port: 53,
+                pad: 0,
+            };
+            let address = Ipv6Addr::LOCALHOST.octets();
+            let flow6 = SocketFlow { backend: flow.backend, address, port: 53, pad: 0 };
+            let key = SocketKey { cookie: 7, address: [10, 0, 0, 1], port: 53, side: SOCKET_FROM, pad: [] };
+            let address = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
+            let key6 = SocketKey { cookie: 7, address, port: 53, side: SOCKET_FROM, pad: [0; 4] };
+            let of_ipv4 = leads::<V4>(bytes_of(&key), bytes_of(&flow)).unwrap();
+            let of_ipv6 = leads::<V6>(bytes_of(&key6), bytes_of(&flow6)).unwrap();
+            assert_eq!(of_ipv6.to, of_ipv4.to, "the backend's IPv4 address");
+            let contents = contents(states);
+            let says = stays(&contents, &of_ipv4);
+            assert_eq!(stays(&contents, &of_ipv6), says, "the same port on IPv6");
+            says
         };
-        let stays = |states: &[u8], generation| stays(&contents(states), &flow(generation));
         assert!(stays(&[BACKEND_UP, BACKEND_UP], 1));
         assert!(!stays(&[BACKEND_UP, BACKEND_UP], 2), "another tenant");
         assert!(!stays(&[], 1));
@@ -285,7 +348,6 @@ mod tests {
     fn only_the_named_connected_sockets_end() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = server.local_addr().unwrap();
-        let SocketAddr::V4(to4) = to else { panic!("IPv4") };
         let [one, two] = [(); 2].map(|()| {
             let s = UdpSocket::bind("127.0.0.1:0").unwrap();
             s.connect(to).unwrap();
@@ -299,9 +361,9 @@ mod tests {
             found.into_iter().find(|c| c.id[..2] == own && c.peer() == to).unwrap().cookie()
         };
         let diag = SockDiag::open().unwrap();
-        let elsewhere = SocketAddrV4::new(*to4.ip(), 9);
+        let elsewhere = SocketAddr::new(to.ip(), 9);
         assert_eq!(diag.end(&Leading::from([(cookie(&one), vec![elsewhere])])).unwrap(), 0);
-        assert_eq!(diag.end(&Leading::from([(cookie(&one), vec![elsewhere, to4])])).unwrap(), 1);
+        assert_eq!(diag.end(&Leading::from([(cookie(&one), vec![elsewhere, to])])).unwrap(), 1);
         assert_eq!(one.recv(&mut [0; 8]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
         assert!(one.send(b"x").is_err());
         two.send(b"x").unwrap();

@@ -34,7 +34,7 @@ pub fn check(config: &NodeConfig) -> Vec<String> {
     let node: NodeId = identity.unwrap_or_else(|| Id::from_random(0));
     let layout = Layout::new(&config.data_dir, node);
     problems.extend(data_dir(&config.data_dir));
-    problems.extend(net::preflight(&net_config(config, &layout, node, None)).into_iter().map(|p| p.sentence));
+    problems.extend(net::preflight(&net_config(config, &layout, node, &[])).into_iter().map(|p| p.sentence));
     problems.extend(containerd(config));
     problems.extend(rpc::is_free(&config.socket).err().map(|e| e.to_string()));
     problems.extend(validate::pool(config.pool()).err().map(|e| e.to_string()));

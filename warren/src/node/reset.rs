@@ -52,7 +52,7 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // Before anything goes: from elsewhere, the containers would go and their network stay.
-    net::check_home(&net_config(&config, &layout, node, None))?;
+    net::check_home(&net_config(&config, &layout, node, &[]))?;
     runtime.block_on(async {
         // Containers before their links: a namespace in use would only be half gone.
         let own = layout.supervisor();
@@ -68,7 +68,7 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
         // By force, whatever is left of them: also what is of a containerd that was asked.
         let force = layout.runtime(node, own.socket());
         runtime::reset(&force, Some(&own)).await.map_err(|e| NodeError::Runtime(e.to_string()))?;
-        net::reset(&net_config(&config, &layout, node, None)).await?;
+        net::reset(&net_config(&config, &layout, node, &[])).await?;
         Ok::<_, NodeError>(())
     })?;
     remove_tree(&layout.state_dir)?;

@@ -89,7 +89,7 @@ async fn run(config: &NodeConfig, data_dir: &DataDir, begun: Instant) -> Result<
     let cluster = adopt_or_make_cluster(&store, config, clock()).await?;
     // The two slow starts need nothing of each other.
     let (assign, assigned) = watch::channel(None);
-    let net_config = net_config(config, &layout, node, Some(cluster.network.pool));
+    let net_config = net_config(config, &layout, node, &cluster.network.pools());
     let ((net, net_running, network_ready), (containerd, containerd_ready)) = tokio::try_join!(
         async {
             let (net, running) = net::start(net_config, assigned.clone(), stop.clone()).await?;
@@ -221,7 +221,7 @@ pub(super) fn net_config(
     config: &NodeConfig,
     layout: &Layout,
     node: NodeId,
-    pool: Option<ipnet::Ipv4Net>,
+    pools: &[ipnet::IpNet],
 ) -> net::Config {
     net::Config {
         node,
@@ -229,7 +229,7 @@ pub(super) fn net_config(
         netns_dir: layout.netns_dir(),
         interfaces: config.interfaces.clone(),
         publish_default: config.publish_default,
-        pool,
+        pools: pools.to_vec(),
     }
 }
 

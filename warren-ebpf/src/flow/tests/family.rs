@@ -1,18 +1,15 @@
 //! What the tests need to know of a family.
 
 use super::*;
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
-
-use crate::{
-    abi::{Address, ICMP, ICMP6, Reason},
-    flow::{Seen, decide},
-    packet::{Ip, Segment},
+use etherparse::{
+    IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice,
+    err::packet::BuildWriteError,
 };
 
-pub type V6 = [u8; 16];
+use crate::{abi::Address as _, packet};
 
 /// A family of addresses, with those that the tests use.
-pub trait Family: Address {
+pub trait Family: packet::Family {
     /// An address of the node.
     const NODE: Self;
     /// Another one.
@@ -39,25 +36,20 @@ pub trait Family: Address {
     /// A backend's row of which only the address is set.
     fn row(address: Self) -> Backend;
 
-    /// Lets a packet in by a device of the node. The verdict, and what the packet shows after it.
-    fn node_in(
-        node: &Model<Self>,
-        t: Tuple<Self>,
-        protocol: u8,
-        flags: u8,
-        acknowledgement: u32,
-        ifindex: u32,
-    ) -> (Verdict<Self>, Tuple<Self>);
+    /// A header between two addresses.
+    fn headers(source: Self, destination: Self) -> IpHeaders;
 
-    /// The same by a container's device.
-    fn veth_in(
-        node: &Model<Self>,
-        t: Tuple<Self>,
-        protocol: u8,
-        flags: u8,
-        acknowledgement: u32,
-        ifindex: u32,
-    ) -> (Verdict<Self>, Tuple<Self>);
+    /// An echo request or reply.
+    fn echo(
+        step: PacketBuilderStep<IpHeaders>,
+        request: bool,
+        id: u16,
+        out: &mut Vec<u8>,
+        payload: &[u8],
+    ) -> Result<(), BuildWriteError>;
+
+    /// Addresses, and ports or the numbers of an echo, once the checksums are found right.
+    fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Tuple<Self>;
 }
 
 impl Family for V4 {
@@ -88,30 +80,48 @@ impl Family for V4 {
         Backend { address, ..Backend::default() }
     }
 
-    fn node_in(
-        node: &Model,
-        t: Tuple<V4>,
-        protocol: u8,
-        flags: u8,
-        acknowledgement: u32,
-        ifindex: u32,
-    ) -> (Verdict, Tuple<V4>) {
-        let mut bytes = acknowledging(t, protocol, flags, acknowledgement);
-        let verdict = node.node_in(&mut bytes, ifindex);
-        (verdict, read(&bytes))
+    fn headers(source: V4, destination: V4) -> IpHeaders {
+        let ip = etherparse::Ipv4Header::new(0, 64, 0.into(), source, destination).unwrap();
+        IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default())
     }
 
-    fn veth_in(
-        node: &Model,
-        t: Tuple<V4>,
-        protocol: u8,
-        flags: u8,
-        acknowledgement: u32,
-        ifindex: u32,
-    ) -> (Verdict, Tuple<V4>) {
-        let mut bytes = acknowledging(t, protocol, flags, acknowledgement);
-        let verdict = node.veth_in(&mut bytes, ifindex);
-        (verdict, read(&bytes))
+    fn echo(
+        step: PacketBuilderStep<IpHeaders>,
+        request: bool,
+        id: u16,
+        out: &mut Vec<u8>,
+        payload: &[u8],
+    ) -> Result<(), BuildWriteError> {
+        if request { step.icmpv4_echo_request(id, 1) } else { step.icmpv4_echo_reply(id, 1) }
+            .write(out, payload)
+    }
+
+    fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Tuple<V4> {
+        let NetSlice::Ipv4(ip) = ip else { panic!("not IPv4") };
+        let header = ip.header().to_header();
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        let (source_port, destination_port) = match transport {
+            TransportSlice::Tcp(tcp) => {
+                let right = tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap();
+                assert_eq!(tcp.checksum(), right);
+                (tcp.source_port(), tcp.destination_port())
+            }
+            TransportSlice::Udp(udp) => {
+                let right = udp.to_header().calc_checksum_ipv4(&header, udp.payload()).unwrap();
+                assert_eq!(udp.checksum(), right);
+                (udp.source_port(), udp.destination_port())
+            }
+            TransportSlice::Icmpv4(icmp) => {
+                assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
+                match icmp.icmp_type() {
+                    etherparse::Icmpv4Type::EchoRequest(echo) => (echo.id, 0),
+                    etherparse::Icmpv4Type::EchoReply(echo) => (0, echo.id),
+                    other => panic!("{other:?} was not made here"),
+                }
+            }
+            other => panic!("{other:?} was not made here"),
+        };
+        tuple(header.source, source_port, header.destination, destination_port)
     }
 }
 
@@ -151,147 +161,90 @@ impl Family for V6 {
         Backend { address6, ..Backend::default() }
     }
 
-    fn node_in(
-        node: &Model<V6>,
-        t: Tuple<V6>,
-        protocol: u8,
-        flags: u8,
-        acknowledgement: u32,
-        ifindex: u32,
-    ) -> (Verdict<V6>, Tuple<V6>) {
-        let (ip, segment) = as_read(t, protocol, flags, acknowledgement);
-        let verdict = decide::inbound(node, &node.present(), &Seen::new(&ip, &segment, ifindex));
-        carried_out(t, decide::unless_unpublished(node, &ip, verdict))
+    fn headers(source: V6, destination: V6) -> IpHeaders {
+        let ip = etherparse::Ipv6Header { hop_limit: 64, source, destination, ..Default::default() };
+        IpHeaders::Ipv6(ip, etherparse::Ipv6Extensions::default())
     }
 
-    fn veth_in(
-        node: &Model<V6>,
-        t: Tuple<V6>,
-        protocol: u8,
-        flags: u8,
-        acknowledgement: u32,
-        ifindex: u32,
-    ) -> (Verdict<V6>, Tuple<V6>) {
-        let (ip, segment) = as_read(t, protocol, flags, acknowledgement);
-        let owner = decide::sender(node, &ip, ifindex);
-        if !owner.exists() {
-            return (Verdict::drop(Reason::Spoofed), t);
-        }
-        let seen = Seen::new(&ip, &segment, ifindex);
-        carried_out(t, decide::outbound(node, &node.present(), &seen, owner.backend))
+    fn echo(
+        step: PacketBuilderStep<IpHeaders>,
+        request: bool,
+        id: u16,
+        out: &mut Vec<u8>,
+        payload: &[u8],
+    ) -> Result<(), BuildWriteError> {
+        if request { step.icmpv6_echo_request(id, 1) } else { step.icmpv6_echo_reply(id, 1) }
+            .write(out, payload)
     }
-}
 
-/// What a reader of packets finds in one.
-fn as_read(t: Tuple<V6>, protocol: u8, flags: u8, acknowledgement: u32) -> (Ip<V6>, Segment) {
-    let payload = payload(protocol, flags).len() as u32;
-    let ip = Ip { source: t.source, destination: t.destination, protocol, ..Ip::default() };
-    let mut segment =
-        Segment { source_port: t.source_port, destination_port: t.destination_port, ..Segment::default() };
-    if protocol == TCP {
-        let first = if flags & SYN != 0 { FIRST } else { SECOND };
-        let control = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-        segment.flags = flags & (FIN | SYN | RST | ACK);
-        segment.next = first.wrapping_add(payload + control);
-        segment.acknowledgement = if flags & ACK != 0 { acknowledgement } else { 0 };
-    }
-    assert!(matches!(protocol, TCP | UDP | ICMP6));
-    (ip, segment)
-}
-
-fn carried_out(t: Tuple<V6>, verdict: Verdict<V6>) -> (Verdict<V6>, Tuple<V6>) {
-    match verdict.action {
-        Action::Pass | Action::Drop => (verdict, t),
-        Action::Container | Action::Device => {
-            assert_eq!(verdict.from, t);
-            (verdict, verdict.to)
-        }
+    fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Tuple<V6> {
+        let NetSlice::Ipv6(ip) = ip else { panic!("not IPv6") };
+        let header = ip.header().to_header();
+        let (source, destination) = (header.source, header.destination);
+        let (source_port, destination_port) = match transport {
+            TransportSlice::Tcp(tcp) => {
+                let right = tcp.to_header().calc_checksum_ipv6(&header, tcp.payload()).unwrap();
+                assert_eq!(tcp.checksum(), right);
+                (tcp.source_port(), tcp.destination_port())
+            }
+            TransportSlice::Udp(udp) => {
+                let right = udp.to_header().calc_checksum_ipv6(&header, udp.payload()).unwrap();
+                assert_eq!(udp.checksum(), right);
+                (udp.source_port(), udp.destination_port())
+            }
+            TransportSlice::Icmpv6(icmp) => {
+                let kind = icmp.icmp_type();
+                assert_eq!(icmp.checksum(), kind.calc_checksum(source, destination, icmp.payload()).unwrap());
+                match kind {
+                    etherparse::Icmpv6Type::EchoRequest(echo) => (echo.id, 0),
+                    etherparse::Icmpv6Type::EchoReply(echo) => (0, echo.id),
+                    other => panic!("{other:?} was not made here"),
+                }
+            }
+            other => panic!("{other:?} was not made here"),
+        };
+        tuple(source, source_port, destination, destination_port)
     }
 }
 
-/// An IPv4 packet.
-pub fn make(t: Tuple<V4>, protocol: u8, flags: u8) -> Vec<u8> {
+/// A packet.
+pub fn make<A: Family>(t: Tuple<A>, protocol: u8, flags: u8) -> Vec<u8> {
     acknowledging(t, protocol, flags, SECOND)
 }
 
-fn acknowledging(t: Tuple<V4>, protocol: u8, flags: u8, acknowledgement: u32) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(t.source, t.destination, 64);
+/// A packet with this acknowledgement number.
+pub fn acknowledging<A: Family>(t: Tuple<A>, protocol: u8, flags: u8, acknowledgement: u32) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ip(A::headers(t.source, t.destination));
     let mut out = Vec::new();
     let payload = payload(protocol, flags);
     match protocol {
         TCP => {
-            let mut tcp = builder.tcp(
-                t.source_port,
-                t.destination_port,
-                if flags & SYN != 0 { FIRST } else { SECOND },
-                4096,
-            );
-            for (flag, set) in [
-                (FIN, etherparse::PacketBuilderStep::fin as fn(_) -> _),
-                (SYN, etherparse::PacketBuilderStep::syn),
-                (RST, etherparse::PacketBuilderStep::rst),
-            ] {
-                if flags & flag != 0 {
-                    tcp = set(tcp);
-                }
-            }
-            if flags & ACK != 0 {
-                tcp = tcp.ack(acknowledgement);
-            }
-            tcp.write(&mut out, payload)
+            let number = if flags & SYN != 0 { FIRST } else { SECOND };
+            let mut tcp = etherparse::TcpHeader::new(t.source_port, t.destination_port, number, 4096);
+            tcp.acknowledgment_number = if flags & ACK != 0 { acknowledgement } else { 0 };
+            (tcp.fin, tcp.syn) = (flags & FIN != 0, flags & SYN != 0);
+            (tcp.rst, tcp.ack) = (flags & RST != 0, flags & ACK != 0);
+            builder.tcp_header(tcp).write(&mut out, payload)
         }
         UDP => builder.udp(t.source_port, t.destination_port).write(&mut out, payload),
-        ICMP if t.destination_port == 0 => {
-            builder.icmpv4_echo_request(t.source_port, 1).write(&mut out, payload)
+        _ => {
+            let request = t.destination_port == 0;
+            A::echo(builder, request, t.source_port | t.destination_port, &mut out, payload)
         }
-        _ => builder.icmpv4_echo_reply(t.destination_port, 1).write(&mut out, payload),
     }
     .unwrap();
     out
 }
 
 /// What etherparse reads, after it has checked the checksums.
-fn read(bytes: &[u8]) -> Tuple<V4> {
+pub fn read<A: Family>(bytes: &[u8]) -> Tuple<A> {
     let packet = SlicedPacket::from_ethernet(bytes).unwrap();
-    let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else { panic!("not IPv4") };
-    let header = ip.header().to_header();
-    assert_eq!(header.header_checksum, header.calc_header_checksum());
-    let (source_port, destination_port) = match packet.transport.unwrap() {
-        TransportSlice::Tcp(tcp) => {
-            assert_eq!(tcp.checksum(), tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap());
-            (tcp.source_port(), tcp.destination_port())
-        }
-        TransportSlice::Udp(udp) => {
-            assert_eq!(udp.checksum(), udp.to_header().calc_checksum_ipv4(&header, udp.payload()).unwrap());
-            (udp.source_port(), udp.destination_port())
-        }
-        TransportSlice::Icmpv4(icmp) => {
-            assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
-            match icmp.icmp_type() {
-                etherparse::Icmpv4Type::EchoRequest(echo) => (echo.id, 0),
-                etherparse::Icmpv4Type::EchoReply(echo) => (0, echo.id),
-                other => panic!("{other:?} was not made here"),
-            }
-        }
-        other => panic!("{other:?} was not made here"),
-    };
-    tuple(header.source, source_port, header.destination, destination_port)
+    A::checked(&packet.net.unwrap(), &packet.transport.unwrap())
 }
 
 #[test]
 fn packets_have_their_flags() {
     let syn = make(tuple([1; 4], 1, [2; 4], 2), TCP, SYN);
     assert_eq!(syn[14 + 20 + 13], SYN);
-    assert_eq!(make(tuple([1; 4], 1, [2; 4], 2), TCP, FIN_ACK)[14 + 20 + 13], FIN_ACK);
-}
-
-/// What the two families' packets are read as differs in the addresses alone.
-#[test]
-fn what_is_said_to_be_read_is_what_is_read() {
-    for flags in 0..32 {
-        let bytes = crate::packet::Bytes(&mut make(tuple([1; 4], 1, [2; 4], 2), TCP, flags)[..]);
-        let ip = crate::packet::ipv4(&bytes, 14).unwrap();
-        let (_, segment) = as_read(tuple(V6::CLIENT, 1, V6::NODE, 2), TCP, flags, SECOND);
-        assert_eq!(crate::packet::transport(&bytes, &ip), Some(segment), "flags {flags:#x}");
-    }
+    assert_eq!(make(tuple([1; 16], 1, [2; 16], 2), TCP, FIN_ACK)[14 + 40 + 13], FIN_ACK);
 }

@@ -61,15 +61,19 @@ async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
         let port = p.port.unwrap_or_default();
         let protocol = if port.protocol == 17 { "udp" } else { "tcp" };
         let ip = if port.host_ip.is_empty() { "*" } else { &port.host_ip };
-        let name = format!("{ip}:{}/{protocol}", port.published);
-        let backends: Vec<_> =
-            p.backends.iter().map(|b| format!("{}:{} {}", b.address, port.target, b.state)).collect();
+        let name = format!("{}:{}/{protocol}", bracketed(ip), port.published);
+        let backends: Vec<_> = p
+            .backends
+            .iter()
+            .map(|b| format!("{}:{} {}", bracketed(&b.address), port.target, b.state))
+            .collect();
         let backends_json: Vec<_> = p
             .backends
             .iter()
             .map(|b| {
                 serde_json::json!({
-                    "task": b.task, "address": b.address, "state": b.state, "id": b.id, "generation": b.generation,
+                    "task": b.task, "address": b.address, "address6": b.address6, "state": b.state, "id": b.id,
+                    "generation": b.generation,
                 })
             })
             .collect();
@@ -91,6 +95,11 @@ async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
         list.row(name.clone(), vec![name, p.service, from, backends.join(", ")], json);
     }
     list.print(args.list)
+}
+
+/// An address as it stands before a port.
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
 async fn flows(args: FlowsArgs, context: &Context) -> anyhow::Result<()> {

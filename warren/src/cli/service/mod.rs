@@ -71,6 +71,7 @@ fn task_json(t: &Task) -> serde_json::Value {
         "since_ms": t.status.at.0,
         "message": t.status.message,
         "address": t.attachment.map(|a| a.address.to_string()),
+        "address6": t.attachment.map(|a| a.address6.to_string()),
         "backend": t.attachment.map(|a| a.backend),
         "pid": container.map(|c| c.pid).filter(|&p| p != 0),
         "exit_code": container.and_then(|c| c.exit_code),

@@ -97,16 +97,30 @@ pub async fn make(netlink: &Netlink, dir: &Path, alias: &Alias, mtu: u32) -> Res
     Ok(device.index)
 }
 
-/// Addresses, neighbours, routes on both sides, then both ends up.
-pub async fn finish(netlink: &Netlink, dir: &Path, alias: &Alias, index: u32) -> Result<(), NetError> {
+/// Whether a task's link, once made, has room for IPv6: the kernel may have none at all, an
+/// administrator may have switched it off for new devices, and links of less than 1280 bytes carry
+/// none.
+#[must_use]
+pub fn has_ipv6(task: TaskId, mtu: u32) -> bool {
+    const LEAST: u32 = 1280;
+    let disabled = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", host_name(task));
+    mtu >= LEAST && fs::read_to_string(disabled).is_ok_and(|s| s.trim() == "0")
+}
+
+/// Addresses, neighbours, routes on both sides, then both ends up; of IPv6 only where the link
+/// [has](has_ipv6) it.
+pub async fn finish(
+    netlink: &Netlink,
+    dir: &Path,
+    alias: &Alias,
+    index: u32,
+    with_ipv6: bool,
+) -> Result<(), NetError> {
     let (v4, v6) = (alias.attachment.address, alias.attachment.address6);
-    let with_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     inside(&namespace_path(dir, alias.task), v4, v6, with_ipv6).await?;
-    if with_ipv6 {
-        // A container must not be this node's router.
-        let name = host_name(alias.task);
-        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
-    }
+    // A container must not be this node's router.
+    let name = host_name(alias.task);
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
     set(netlink, LinkUnspec::new_with_index(index).up()).await?;
     let mac = container_mac(alias.task);
     neighbour(netlink, index, v4.into(), mac).await?;
@@ -116,7 +130,7 @@ pub async fn finish(netlink: &Netlink, dir: &Path, alias: &Alias, index: u32) ->
         .scope(RouteScope::Link)
         .build();
     netlink.handle.route().add(route).replace().execute().await.map_err(request("route to a container"))?;
-    if with_ipv6 && ipv6_enabled(&host_name(alias.task)) {
+    if with_ipv6 {
         neighbour(netlink, index, v6.into(), mac).await?;
         let route = RouteMessageBuilder::<Ipv6Addr>::new()
             .destination_prefix(v6, 128)
@@ -132,12 +146,6 @@ pub async fn finish(netlink: &Netlink, dir: &Path, alias: &Alias, index: u32) ->
             .map_err(request("route to a container"))?;
     }
     Ok(())
-}
-
-/// An administrator may have switched IPv6 off for new devices.
-fn ipv6_enabled(device: &str) -> bool {
-    fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"))
-        .is_ok_and(|s| s.trim() == "0")
 }
 
 /// Removes link and namespace; nothing there is no error. The namespace goes last: as long as it

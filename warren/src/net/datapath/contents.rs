@@ -11,15 +11,20 @@ pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The maps that the agent writes, in the order in which new rows are written: what is referred to
 /// comes before what refers to it, and the switch that turns the datapath on comes last.
-pub const WRITTEN: [&str; 9] = [
+pub const WRITTEN: [&str; 14] = [
     map::LOCAL4,
+    map::LOCAL6,
     map::ROUTE4,
+    map::ROUTE6,
     map::BACKEND,
     map::EP4,
+    map::EP6,
     map::LINK,
     map::MAGLEV,
     map::SRC4,
+    map::SRC6,
     map::SVC4,
+    map::SVC6,
     map::CONFIG,
 ];
 

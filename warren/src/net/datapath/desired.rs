@@ -1,13 +1,9 @@
 //! What is to be in the maps. Pure: from the assignment, the containers that are attached and the
 //! node's devices, addresses and routes to the rows of every map.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    ops::Range,
-};
+use std::{collections::BTreeMap, net::IpAddr, ops::Range};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Local,
     ROUTE_DROP, Route, Service, ServiceKey, capacity, map,
@@ -23,7 +19,8 @@ use super::{
     tables,
 };
 use crate::model::{
-    Assignment, Attachment, Health, NodeId, PublishDefault, ServiceEndpoint, TaskId, TaskState, TaskStatus,
+    Assignment, Attachment, Health, NodeId, PortSpec, PublishDefault, ServiceEndpoint, TaskId, TaskState,
+    TaskStatus,
 };
 
 /// Whether a container takes new connections of published ports.
@@ -48,6 +45,8 @@ pub struct Attached {
     pub attachment: Attachment,
     /// The host end of its link.
     pub ifindex: u32,
+    /// Whether it has its IPv6 address: the kernel, or who rules it, may have none on the link.
+    pub ipv6: bool,
     /// Whether it is open.
     pub serving: Serving,
 }
@@ -63,8 +62,8 @@ pub struct Settings {
     pub interfaces: Vec<String>,
     /// Whom ports answer that were published without an address and sources.
     pub publish_default: PublishDefault,
-    /// The cluster's pool: an address of it that nobody has must not leave the node.
-    pub pool: Option<Ipv4Net>,
+    /// The cluster's pools: an address of one that nobody has must not leave the node.
+    pub pools: Vec<IpNet>,
 }
 
 /// Everything that decides.
@@ -107,7 +106,7 @@ pub fn backend_row(task: TaskId, a: &Attached, assignment: Option<&Assignment>) 
         ifindex: a.ifindex,
         node: 0,
         address: a.attachment.address.octets(),
-        address6: a.attachment.address6.octets(),
+        address6: if a.ipv6 { a.attachment.address6.octets() } else { [0; 16] },
         mac: container_mac(task),
         state: state(task, a, assignment),
         flags: 0,
@@ -139,20 +138,26 @@ pub fn plan(view: &View<'_>) -> Plan {
     let mut desired = Contents::default();
     let config = Config { netns_cookie: view.settings.cookie, ..Config::DEFAULT };
     desired.put(map::CONFIG, &0u32, &config);
-    for (address, device) in view.host.local4() {
-        desired.put(map::LOCAL4, &address.octets(), &Local { ifindex: device });
+    for (address, ifindex) in view.host.locals() {
+        match address {
+            IpAddr::V4(a) => desired.put(map::LOCAL4, &a.octets(), &Local { ifindex }),
+            IpAddr::V6(a) => desired.put(map::LOCAL6, &a.octets(), &Local { ifindex }),
+        }
     }
     routes(view, &mut desired);
     for (task, a) in view.attached {
         let own = reference(&a.attachment);
         desired.put(map::BACKEND, &a.attachment.backend, &backend_row(*task, a, view.assignment));
         desired.put(map::EP4, &a.attachment.address.octets(), &own);
+        if a.ipv6 {
+            desired.put(map::EP6, &a.attachment.address6.octets(), &own);
+        }
         desired.put(map::LINK, &a.ifindex, &own);
     }
     let retire = match view.assignment {
         Some(assignment) => services(view, assignment, &mut desired),
         None => {
-            for m in [map::SVC4, map::SRC4, map::MAGLEV] {
+            for m in [map::SVC4, map::SVC6, map::SRC4, map::SRC6, map::MAGLEV] {
                 *desired.rows_mut(m) = view.current.rows(m).clone();
             }
             Vec::new()
@@ -162,29 +167,41 @@ pub fn plan(view: &View<'_>) -> Plan {
 }
 
 fn routes(view: &View<'_>, desired: &mut Contents) {
-    let mut ways = view.host.ways4(&view.settings.interfaces);
-    let subnet = view.assignment.and_then(|a| a.subnet).map(|s| s.v4);
-    let own = view.settings.pool.into_iter().chain(subnet);
-    ways.retain(|w| !own.clone().any(|net| net == w.destination));
-    ways.extend(own.map(|net| Way { destination: net.trunc(), out: None }));
+    let subnets = view.assignment.and_then(|a| a.subnet).map(|s| [IpNet::V4(s.v4), IpNet::V6(s.v6)]);
+    let own: Vec<IpNet> =
+        view.settings.pools.iter().copied().chain(subnets.into_iter().flatten()).map(|n| n.trunc()).collect();
+    let mut ways = view.host.ways(&view.settings.interfaces);
+    ways.retain(|w| !own.contains(&w.destination));
+    ways.extend(own.into_iter().map(|destination| Way { destination, out: None }));
     // A full table of the internet does not fit: the general routes count more than the special.
     ways.sort_by_key(|w| w.destination.prefix_len());
-    for way in ways.iter().take(capacity::ROUTES) {
-        let key = prefix_key(way.destination);
-        let value = match way.out {
-            Some(out) => Route { ifindex: out.device, source: out.source.octets(), flags: 0, mtu: out.mtu },
-            None => Route { flags: ROUTE_DROP, ..Route::default() },
-        };
-        desired.put(map::ROUTE4, &key, &value);
+    let of_family = |v4: bool| ways.iter().filter(move |w| w.destination.addr().is_ipv4() == v4);
+    for way in of_family(true).take(capacity::ROUTES).chain(of_family(false).take(capacity::ROUTES)) {
+        let (ifindex, mtu, flags) = way.out.map_or((0, 0, ROUTE_DROP), |out| (out.device, out.mtu, 0));
+        let source = way.out.map(|out| out.source);
+        match way.destination {
+            IpNet::V4(net) => {
+                let source =
+                    source.map_or([0; 4], |a| if let IpAddr::V4(a) = a { a.octets() } else { [0; 4] });
+                let key: [u8; 8] = prefix_key(net.prefix_len(), &net.network().octets());
+                desired.put(map::ROUTE4, &key, &Route { ifindex, source, flags, mtu });
+            }
+            IpNet::V6(net) => {
+                let source =
+                    source.map_or([0; 16], |a| if let IpAddr::V6(a) = a { a.octets() } else { [0; 16] });
+                let key: [u8; 20] = prefix_key(net.prefix_len(), &net.network().octets());
+                desired.put(map::ROUTE6, &key, &Route { ifindex, source, flags, mtu });
+            }
+        }
     }
 }
 
 /// The key of a longest-prefix trie: the prefix's length, then the address.
 #[must_use]
-pub fn prefix_key(net: Ipv4Net) -> [u8; 8] {
-    let mut key = [0; 8];
-    key[..4].copy_from_slice(&u32::from(net.prefix_len()).to_ne_bytes());
-    key[4..].copy_from_slice(&net.network().octets());
+pub fn prefix_key<const N: usize>(length: u8, network: &[u8]) -> [u8; N] {
+    let mut key = [0; N];
+    key[..4].copy_from_slice(&u32::from(length).to_ne_bytes());
+    key[4..].copy_from_slice(network);
     key
 }
 
@@ -223,47 +240,73 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
             }
         }
     }
-    let mut sources = Sets::new(map::SRC4, view.current);
+    let mut sources4 = Sets::new(map::SRC4, view.current);
+    let mut sources6 = Sets::new(map::SRC6, view.current);
     for service in &assignment.services {
         let single = match wanted.get(&service.datapath_id).map(Vec::as_slice) {
             Some([one]) => *one,
             _ => BackendRef::default(),
         };
         let table = placed.tables.get(&service.datapath_id).map_or(0..0, |(range, _)| range.clone());
+        let new = |port: &PortSpec, sources| Service {
+            id: service.datapath_id,
+            generation: 0,
+            single,
+            table: table.start,
+            table_size: table.end - table.start,
+            target: port.target,
+            flags: 0,
+            sources,
+            pad: Default::default(),
+        };
         for port in &service.ports {
-            let address = match port.host_ip {
-                None => Ipv4Addr::UNSPECIFIED,
-                Some(IpAddr::V4(a)) => a,
-                Some(IpAddr::V6(_)) => continue,
-            };
-            let key = ServiceKey {
-                address: address.octets(),
-                port: port.published,
-                protocol: port.protocol.number(),
-                pad: 0,
-            };
-            let sources = match sources::answered(port, view.settings, view.host) {
-                None => 0,
-                Some(nets) => sources.number(&nets, true, desired),
-            };
-            let new = Service {
-                id: service.datapath_id,
-                generation: 0,
-                single,
-                table: table.start,
-                table_size: table.end - table.start,
-                target: port.target,
-                flags: 0,
-                sources,
-                pad: Default::default(),
-            };
-            let generation = match view.current.get::<_, Service>(map::SVC4, &key) {
-                Some(old) if (Service { generation: 0, ..old }) == new => old.generation,
-                Some(old) => old.generation.wrapping_add(1),
-                None => 1,
-            };
-            desired.put(map::SVC4, &key, &Service { generation, ..new });
+            let nets = sources::answered(port, view.settings, view.host);
+            if let Some(key) = key4(port) {
+                let set = nets.as_ref().map_or(0, |nets| sources4.number(nets, true, desired));
+                put_service(view, desired, map::SVC4, &key, new(port, set));
+            }
+            if let Some(key) = key6(port) {
+                let set = nets.as_ref().map_or(0, |nets| sources6.number(nets, false, desired));
+                put_service(view, desired, map::SVC6, &key, new(port, set));
+            }
         }
     }
     placed.retire
+}
+
+fn put_service<K: aya::Pod>(
+    view: &View<'_>,
+    desired: &mut Contents,
+    map: &'static str,
+    key: &K,
+    new: Service,
+) {
+    let generation = match view.current.get::<_, Service>(map, key) {
+        Some(old) if (Service { generation: 0, ..old }) == new => old.generation,
+        Some(old) => old.generation.wrapping_add(1),
+        None => 1,
+    };
+    desired.put(map, key, &Service { generation, ..new });
+}
+
+/// The key in `SVC4` of a port that is published on IPv4.
+#[must_use]
+pub fn key4(port: &PortSpec) -> Option<ServiceKey<[u8; 4]>> {
+    let address = match port.host_ip {
+        None => [0; 4],
+        Some(IpAddr::V4(a)) => a.octets(),
+        Some(IpAddr::V6(_)) => return None,
+    };
+    Some(ServiceKey { address, port: port.published, protocol: port.protocol.number(), pad: 0 })
+}
+
+/// The key in `SVC6` of a port that is published on IPv6.
+#[must_use]
+pub fn key6(port: &PortSpec) -> Option<ServiceKey<[u8; 16]>> {
+    let address = match port.host_ip {
+        None => [0; 16],
+        Some(IpAddr::V6(a)) => a.octets(),
+        Some(IpAddr::V4(_)) => return None,
+    };
+    Some(ServiceKey { address, port: port.published, protocol: port.protocol.number(), pad: 0 })
 }

@@ -61,10 +61,10 @@ fn socket_hook(name: &str) -> Option<AttachType> {
         program::SOCK_GETPEER4 => AttachType::GetPeerName4,
         program::SOCK_SENDMSG4 => AttachType::SendMsg4,
         program::SOCK_RECVMSG4 => AttachType::RecvMsg4,
-        "sock_connect6" => AttachType::Connect6,
-        "sock_getpeer6" => AttachType::GetPeerName6,
-        "sock_sendmsg6" => AttachType::SendMsg6,
-        "sock_recvmsg6" => AttachType::RecvMsg6,
+        program::SOCK_CONNECT6 => AttachType::Connect6,
+        program::SOCK_GETPEER6 => AttachType::GetPeerName6,
+        program::SOCK_SENDMSG6 => AttachType::SendMsg6,
+        program::SOCK_RECVMSG6 => AttachType::RecvMsg6,
         _ => return None,
     })
 }
@@ -290,7 +290,7 @@ impl Loaded {
 
 /// Whether the agent must fill this map before programs may run on it.
 fn is_filled(map: &str) -> bool {
-    ![map::SCHEMA, map::DROPS, map::EVENTS].contains(&map)
+    ![map::SCHEMA, map::DROPS, map::EVENTS, map::SCRATCH].contains(&map)
 }
 
 fn load_program(name: &str, p: &mut Program) -> Result<(), NetError> {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use warren_ebpf::abi::{
     Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey, Forward, ForwardKey,
-    Layout, Local, Return, ReturnKey, Route, SEED, Schema, Service, ServiceKey, SocketFlow, SocketKey,
-    SocketPeer, SourceKey, capacity, map, mix,
+    Layout, Local, Return, ReturnKey, Route, SEED, Schema, Scratch, Service, ServiceKey, SocketFlow,
+    SocketKey, SocketPeer, SourceKey, capacity, map, mix,
 };
 
 use super::sys::MapInfo;
@@ -70,16 +70,22 @@ pub fn parse_pin(name: &str) -> Option<PinName> {
 
 /// Every map, sized for a machine with this much memory (bytes). Large flow tables are what costs:
 /// together they stay below one percent of the memory, and a board with 512 MB still gets room for
-/// 16384 flows. From 4 GB on they grow no more: their memory is locked whether used or not.
+/// 16384 flows. From 4 GB on they grow no more: their memory is locked whether used or not. Those of
+/// IPv6, whose rows are half as large again, have an eighth of the rows.
 #[must_use]
-pub fn shapes(memory: u64) -> Vec<Shape> {
+pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
     type V4 = [u8; 4];
+    type V6 = [u8; 16];
     const LARGEST: u64 = capacity::ESTABLISHED as u64;
     let flows = u32::try_from((memory >> 16).clamp(16_384, LARGEST)).unwrap_or(16_384);
     // A power of two: buckets and rows of a kernel hash come in these anyway.
     let flows = if flows.is_power_of_two() { flows } else { flows.next_power_of_two() / 2 };
     // What containers ask others for is less than what others ask them for, and DNS is most of it.
     let masquerade = (flows / 2).max(16_384);
+    // The kernel hands an LRU's free rows out in batches, and each CPU has some of them at hand.
+    let least = (512 * u32::try_from(cpus).unwrap_or(u32::MAX).clamp(2, 128)).next_power_of_two();
+    let (flows6, half_open6) = ((flows / 8).max(least), (flows / 16).max(least));
+    let (masquerade6, sockets6) = ((flows / 32).max(least), (flows / 64).max(least));
     let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
         name,
         layout: mix(mix(mix(SEED, key.0), value.0), u64::from(kind)),
@@ -94,7 +100,7 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
         (T::HASH, size_of::<T>())
     }
     let index = (PLAIN, 4);
-    let address = (PLAIN, 4);
+    let (address, address6) = ((PLAIN, 4), (PLAIN, 16));
     let n = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
     vec![
         shape(map::CONFIG, ARRAY, index, of::<Config>(), 1),
@@ -115,14 +121,28 @@ pub fn shapes(memory: u64) -> Vec<Shape> {
         shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), masquerade),
         shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer<[u8; 4]>>(), n(capacity::SOCKETS)),
         shape(map::SOCK_UDP4, LRU_HASH, of::<SocketKey<V4>>(), of::<SocketFlow<V4>>(), n(capacity::SOCKETS)),
+        shape(map::SVC6, HASH, of::<ServiceKey<V6>>(), of::<Service>(), n(capacity::SERVICES)),
+        shape(map::SRC6, LPM_TRIE, (SourceKey::<V6>::HASH, 24), (PLAIN, 4), n(capacity::SOURCES)),
+        shape(map::EP6, HASH, address6, of::<BackendRef>(), n(capacity::CONTAINERS)),
+        shape(map::LOCAL6, HASH, address6, of::<Local>(), n(capacity::LOCALS)),
+        shape(map::ROUTE6, LPM_TRIE, (PLAIN, 20), of::<Route<V6>>(), n(capacity::ROUTES)),
+        shape(map::FLOW_NEW6, LRU_HASH, of::<FlowKey<V6>>(), of::<Flow<V6>>(), half_open6),
+        shape(map::FLOW_EST6, LRU_HASH, of::<FlowKey<V6>>(), of::<Flow<V6>>(), flows6),
+        shape(map::FWD_NEW6, LRU_HASH, of::<ForwardKey<V6>>(), of::<Forward>(), half_open6),
+        shape(map::FWD_EST6, LRU_HASH, of::<ForwardKey<V6>>(), of::<Forward>(), flows6),
+        shape(map::MASQ_RET6, LRU_HASH, of::<ReturnKey<V6>>(), of::<Return<V6>>(), masquerade6),
+        shape(map::MASQ_OUT6, LRU_HASH, of::<EgressKey<V6>>(), of::<Egress<V6>>(), masquerade6),
+        shape(map::SOCK6, LRU_HASH, (PLAIN, 8), of::<SocketPeer<V6>>(), sockets6),
+        shape(map::SOCK_UDP6, LRU_HASH, of::<SocketKey<V6>>(), of::<SocketFlow<V6>>(), sockets6),
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
         shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
+        shape(map::SCRATCH, PERCPU_ARRAY, index, of::<Scratch>(), 1),
     ]
 }
 
 /// Maps whose contents only the programs know: carried over when their layout changes. All others
 /// are written by the agent.
-pub const FLOWS: [&str; 8] = [
+pub const FLOWS: [&str; 16] = [
     map::FLOW_NEW4,
     map::FLOW_EST4,
     map::FWD_NEW4,
@@ -131,6 +151,14 @@ pub const FLOWS: [&str; 8] = [
     map::MASQ_OUT4,
     map::SOCK4,
     map::SOCK_UDP4,
+    map::FLOW_NEW6,
+    map::FLOW_EST6,
+    map::FWD_NEW6,
+    map::FWD_EST6,
+    map::MASQ_RET6,
+    map::MASQ_OUT6,
+    map::SOCK6,
+    map::SOCK_UDP6,
 ];
 
 /// Makes a flow table's record of an older layout into one of this build.
@@ -161,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_map_has_a_shape_and_a_pin_name_that_reads_back() {
-        let shapes = shapes(1 << 30);
+        let shapes = shapes(1 << 30, 2);
         let names: Vec<&str> = shapes.iter().map(|s| s.name).collect();
         assert_eq!(names, map::ALL);
         for s in &shapes {
@@ -175,16 +203,24 @@ mod tests {
     #[test]
     fn flow_tables_follow_the_memory() {
         let entries =
-            |memory| shapes(memory).iter().find(|s| s.name == map::FLOW_EST4).map(|s| s.info.max_entries);
+            |memory| shapes(memory, 2).iter().find(|s| s.name == map::FLOW_EST4).map(|s| s.info.max_entries);
         assert_eq!(entries(512 << 20), Some(16_384));
         assert_eq!(entries(3 << 30), Some(32_768));
         assert_eq!(entries(4 << 30), Some(65_536));
         assert_eq!(entries(1 << 40), Some(65_536));
+        let of_ipv6 = |memory, cpus| {
+            let shapes = shapes(memory, cpus);
+            ["FLOW_NEW6", "FLOW_EST6", "MASQ_RET6", "SOCK6"]
+                .map(|name| shapes.iter().find(|s| s.name == name).map_or(0, |s| s.info.max_entries))
+        };
+        assert_eq!(of_ipv6(512 << 20, 2), [1024, 2048, 1024, 1024]);
+        assert_eq!(of_ipv6(8 << 30, 2), [4096, 8192, 2048, 1024]);
+        assert_eq!(of_ipv6(8 << 30, 64), [32_768, 32_768, 32_768, 32_768]);
     }
 
     #[test]
     fn records_of_the_same_layout_are_copied_and_of_an_unknown_one_are_not() {
-        let shape = shapes(1 << 30).into_iter().find(|s| s.name == map::FLOW_EST4).unwrap();
+        let shape = shapes(1 << 30, 2).into_iter().find(|s| s.name == map::FLOW_EST4).unwrap();
         let same = PinName { map: shape.name.into(), layout: shape.layout };
         let copied = transform(&shape, &same).map(|f| f(&[1], &[2]));
         assert_eq!(copied, Some(Some((vec![1], vec![2]))));

@@ -47,7 +47,7 @@ fn lan(settings: &Settings, host: &Host) -> Vec<IpNet> {
     private4
         .map(IpNet::from)
         .chain(private6.map(IpNet::from))
-        .chain(settings.pool.map(|pool| pool.trunc().into()))
+        .chain(settings.pools.iter().map(IpNet::trunc))
         // No network is everybody's.
         .chain(subnets.filter(|net| net.prefix_len() > 0))
         .collect()
@@ -168,7 +168,7 @@ mod tests {
             cookie: 1,
             interfaces: interfaces.iter().map(|i| (*i).to_owned()).collect(),
             publish_default,
-            pool: "203.0.113.0/25".parse().ok(),
+            pools: nets(&["203.0.113.0/25", "2001:db8:86::/48"]),
         }
     }
 
@@ -217,6 +217,7 @@ mod tests {
             "fc00::/7",
             "fe80::/10",
             "203.0.113.0/25",
+            "2001:db8:86::/48",
         ];
         let with = |more: &[&str]| Some(private.iter().chain(more).map(ToString::to_string).collect());
         assert_eq!(said("80:80", Any, &[]), None);

@@ -29,7 +29,11 @@ pub struct Placed {
 #[must_use]
 pub fn place(current: &Contents, wanted: &BTreeMap<u32, Vec<BackendRef>>, retired: &[Range<u32>]) -> Placed {
     let mut lying: BTreeMap<u32, Range<u32>> = BTreeMap::new();
-    for (_, s) in current.iter::<ServiceKey<[u8; 4]>, Service>(map::SVC4) {
+    let services = current
+        .iter::<ServiceKey<[u8; 4]>, Service>(map::SVC4)
+        .map(|(_, s)| s)
+        .chain(current.iter::<ServiceKey<[u8; 16]>, Service>(map::SVC6).map(|(_, s)| s));
+    for s in services {
         if s.table_size > 0 {
             lying.insert(s.id, s.table..s.table.saturating_add(s.table_size));
         }

@@ -68,7 +68,7 @@ struct Node {
 fn attachment(n: u8, generation: u32) -> Attachment {
     Attachment {
         address: Ipv4Addr::new(10, 86, 0, n),
-        address6: Ipv6Addr::LOCALHOST,
+        address6: Ipv6Addr::new(0xfd00, 0x86, 0, 0, 0, 0, 0, n.into()),
         backend: n.into(),
         generation,
     }
@@ -87,7 +87,7 @@ impl Node {
                 cookie: 7,
                 interfaces: vec![],
                 publish_default: PublishDefault::Any,
-                pool: "10.86.0.0/16".parse().ok(),
+                pools: vec!["10.86.0.0/16".parse().unwrap(), "fd00:86::/48".parse().unwrap()],
             },
             host: Host::default(),
             attached: BTreeMap::new(),
@@ -99,7 +99,7 @@ impl Node {
     }
 
     fn attach(&mut self, n: u8, serving: Serving) {
-        let a = Attached { attachment: attachment(n, 1), ifindex: 100 + u32::from(n), serving };
+        let a = Attached { attachment: attachment(n, 1), ifindex: 100 + u32::from(n), ipv6: true, serving };
         self.attached.insert(task(n), a);
     }
 
@@ -258,7 +258,9 @@ fn nothing_is_left_of_a_container_that_goes() {
     node.pass();
     node.retired.clear();
     node.pass();
-    for m in [map::SVC4, map::SRC4, map::BACKEND, map::MAGLEV, map::EP4, map::LINK] {
+    for m in
+        [map::SVC4, map::SVC6, map::SRC4, map::SRC6, map::BACKEND, map::MAGLEV, map::EP4, map::EP6, map::LINK]
+    {
         assert!(node.current.rows(m).is_empty(), "{m} is not empty");
     }
 }
@@ -351,9 +353,65 @@ fn sources_are_there_before_the_port_and_a_changed_set_is_another_one() {
 fn addresses_of_the_pool_do_not_leave_the_node() {
     let mut node = Node::new();
     node.pass();
-    let route: Route<[u8; 4]> =
-        node.current.get(map::ROUTE4, &prefix_key("10.86.0.0/16".parse().unwrap())).unwrap();
+    let route: Route<[u8; 4]> = node.current.get(map::ROUTE4, &prefix_key::<8>(16, &[10, 86, 0, 0])).unwrap();
     assert_eq!(route.flags, ROUTE_DROP);
+    let pool6: [u8; 16] = "fd00:86::".parse::<Ipv6Addr>().unwrap().octets();
+    let route: Route<[u8; 16]> = node.current.get(map::ROUTE6, &prefix_key::<20>(48, &pool6)).unwrap();
+    assert_eq!(route.flags, ROUTE_DROP);
+}
+
+#[test]
+fn a_port_is_published_on_both_families_or_where_its_address_is() {
+    let mut node = Node::new();
+    node.assign(1);
+    let ports = ["8080:80", "127.0.0.1:9090:90"].map(|p| p.parse::<crate::model::PortSpec>().unwrap());
+    let of_ipv6 = crate::model::PortSpec { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..ports[1].clone() };
+    node.assignment.as_mut().unwrap().services[0].ports = ports.iter().cloned().chain([of_ipv6]).collect();
+    node.attach(1, Serving::Open);
+    node.pass();
+    let service6 = |node: &Node, port: u16, address: Ipv6Addr| -> Option<Service> {
+        let key = ServiceKey { address: address.octets(), port, protocol: TCP, pad: 0 };
+        node.current.get(map::SVC6, &key)
+    };
+    assert_eq!(service6(&node, 8080, Ipv6Addr::UNSPECIFIED), node.service(8080, [0; 4]));
+    assert_eq!(service6(&node, 9090, Ipv6Addr::LOCALHOST).unwrap().target, 90);
+    assert_eq!(node.current.rows(map::SVC4).len(), 2);
+    assert_eq!(node.current.rows(map::SVC6).len(), 2);
+}
+
+#[test]
+fn a_container_without_ipv6_has_no_address_of_it() {
+    let mut node = Node::new();
+    node.attach(1, Serving::Open);
+    node.attached.get_mut(&task(1)).unwrap().ipv6 = false;
+    node.pass();
+    let row: Backend = node.current.get(map::BACKEND, &1u32).unwrap();
+    assert_eq!((row.address, row.address6, row.state), ([10, 86, 0, 1], [0; 16], BACKEND_UP));
+    assert!(node.current.rows(map::EP6).is_empty());
+}
+
+/// A table that only IPv6 uses is as safe from being written over.
+#[test]
+fn tables_of_ports_on_ipv6_only_are_not_written_over() {
+    let mut node = Node::new();
+    node.assign(2);
+    let port = &mut node.assignment.as_mut().unwrap().services[0].ports;
+    port.truncate(1);
+    port[0].host_ip = Some(Ipv6Addr::UNSPECIFIED.into());
+    (1..=2).for_each(|n| node.attach(n, Serving::Open));
+    node.pass();
+    let key = ServiceKey { address: [0u8; 16], port: 8080, protocol: TCP, pad: 0 };
+    let before: Service = node.current.get(map::SVC6, &key).unwrap();
+    let other = ServiceEndpoint {
+        datapath_id: 1,
+        ports: vec!["80:80".parse().unwrap()],
+        ..node.assignment.as_ref().unwrap().services[0].clone()
+    };
+    node.assignment.as_mut().unwrap().services.push(other);
+    node.pass();
+    let beside = node.service(80, [0; 4]).unwrap();
+    assert!(beside.table >= before.table + before.table_size, "{beside:?} lies in {before:?}");
+    assert_eq!(node.current.get::<_, Service>(map::SVC6, &key), Some(before));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv6Addr},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 /// How packets of a device begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +58,8 @@ pub struct Address {
     pub net: IpNet,
     /// Whether it is of global scope (not link-local, not of the host only).
     pub global: bool,
-    /// Whether it is a secondary address of its subnet.
+    /// Whether others come first: a secondary address of its subnet; of IPv6 a temporary or
+    /// deprecated one, or one that is not known to be nobody else's.
     pub secondary: bool,
 }
 
@@ -92,7 +93,7 @@ pub struct Host {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Way {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// How; `None`: nothing may leave this way.
     pub out: Option<Out>,
 }
@@ -103,7 +104,7 @@ pub struct Out {
     /// Through which device.
     pub device: u32,
     /// What masqueraded packets come from.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Largest packet of the device.
     pub mtu: u32,
 }
@@ -136,7 +137,7 @@ impl Host {
             .filter(|d| d.up)
             .filter(|d| {
                 self.addresses.iter().any(|a| a.device == d.index && a.global)
-                    || self.routes.iter().any(|r| r.device == Some(d.index) && r.destination.addr().is_ipv4())
+                    || self.routes.iter().any(|r| r.device == Some(d.index) && !of_the_link(&r.destination))
             })
             .map(|d| d.mtu)
             .min()
@@ -144,62 +145,73 @@ impl Host {
             .clamp(576, 65535)
     }
 
-    /// The node's own IPv4 addresses and their devices, without 127.0.0.0/8.
-    pub fn local4(&self) -> impl Iterator<Item = (Ipv4Addr, u32)> + '_ {
-        self.addresses.iter().filter_map(|a| match a.net.addr() {
-            IpAddr::V4(ip) if !ip.is_loopback() => Some((ip, a.device)),
-            _ => None,
-        })
+    /// The node's own addresses and their devices, without those of loopback.
+    pub fn locals(&self) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
+        self.addresses.iter().map(|a| (a.net.addr(), a.device)).filter(|(ip, _)| !ip.is_loopback())
     }
 
-    /// The IPv4 routes of containers to the world: the best one for each destination, with its
-    /// source address. A route that leads nowhere, through a device that takes no part (no answer
-    /// would be brought back to the container), or that has no address to leave with, lets nothing
-    /// pass. Routes to our own containers and through loopback are left out.
+    /// The routes of containers to the world: the best one for each destination, with its source
+    /// address. A route that leads nowhere, through a device that takes no part (no answer would be
+    /// brought back to the container), or that has no address to leave with, lets nothing pass.
+    /// Routes to our own containers, through loopback and to neighbours on a link are left out.
     #[must_use]
-    pub fn ways4(&self, interfaces: &[String]) -> Vec<Way> {
+    pub fn ways(&self, interfaces: &[String]) -> Vec<Way> {
         let skipped = |index: u32| {
             self.devices.iter().any(|d| d.index == index && (d.is_ours() || d.layer == Layer::Loopback))
         };
-        let mut best: BTreeMap<Ipv4Net, &Route> = BTreeMap::new();
+        let mut best: BTreeMap<IpNet, &Route> = BTreeMap::new();
         for r in self.routes.iter().filter(|r| !r.device.is_some_and(skipped)) {
-            let IpNet::V4(net) = r.destination else { continue };
-            let b = best.entry(net.trunc()).or_insert(r);
+            if of_the_link(&r.destination) {
+                continue;
+            }
+            let b = best.entry(r.destination.trunc()).or_insert(r);
             if r.metric < b.metric {
                 *b = r;
             }
         }
         best.into_iter()
-            .map(|(destination, r)| Way { destination, out: self.out4(r, destination, interfaces) })
+            .map(|(destination, r)| Way { destination, out: self.out(r, destination, interfaces) })
             .collect()
     }
 
-    fn out4(&self, r: &Route, destination: Ipv4Net, interfaces: &[String]) -> Option<Out> {
+    fn out(&self, r: &Route, destination: IpNet, interfaces: &[String]) -> Option<Out> {
         let device = self.uplinks(interfaces).find(|d| Some(d.index) == r.device)?;
-        let next_hop = match r.gateway {
-            Some(IpAddr::V4(g)) => g,
-            _ => destination.addr(),
-        };
-        Some(Out { device: device.index, source: self.source4(r, next_hop)?, mtu: device.mtu })
+        Some(Out { device: device.index, source: self.source(r, destination)?, mtu: device.mtu })
     }
 
     /// The address the kernel would send from: the route's own, else one of the device in the
-    /// subnet of the next hop, else the device's first, else the node's first.
-    fn source4(&self, route: &Route, next_hop: Ipv4Addr) -> Option<Ipv4Addr> {
-        if let Some(IpAddr::V4(s)) = route.source {
-            return Some(s);
+    /// subnet of the next hop, else one that reaches as far as the destination, else the device's
+    /// first, else the node's first.
+    fn source(&self, route: &Route, destination: IpNet) -> Option<IpAddr> {
+        let v4 = destination.addr().is_ipv4();
+        if let Some(source) = route.source.filter(|s| s.is_ipv4() == v4) {
+            return Some(source);
         }
-        let v4 = |a: &&Address| a.global && !a.secondary && a.net.addr().is_ipv4();
-        let of_device = || self.addresses.iter().filter(v4).filter(|a| Some(a.device) == route.device);
+        // A route of IPv4 may have a router of IPv6.
+        let next_hop = route.gateway.filter(|g| g.is_ipv4() == v4).unwrap_or(destination.addr());
+        let fit = |a: &&Address| a.global && !a.secondary && a.net.addr().is_ipv4() == v4;
+        let of_device = || self.addresses.iter().filter(fit).filter(|a| Some(a.device) == route.device);
+        let as_far = |a: &&Address| is_private6(a.net.addr()) == is_private6(destination.addr());
         let found = of_device()
-            .find(|a| a.net.contains(&IpAddr::V4(next_hop)))
+            .find(|a| a.net.contains(&next_hop))
+            .or_else(|| of_device().find(as_far))
             .or_else(|| of_device().next())
-            .or_else(|| self.addresses.iter().find(v4))?;
-        match found.net.addr() {
-            IpAddr::V4(a) => Some(a),
-            IpAddr::V6(_) => None,
-        }
+            .or_else(|| self.addresses.iter().filter(fit).find(as_far))
+            .or_else(|| self.addresses.iter().find(fit))?;
+        Some(found.net.addr())
     }
+}
+
+/// Whether a destination is on a link only: the datapath asks nothing about those.
+fn of_the_link(destination: &IpNet) -> bool {
+    let IpAddr::V6(a) = destination.addr() else { return false };
+    destination.prefix_len() >= 8 && (a.is_multicast() || a.is_unicast_link_local())
+}
+
+/// Whether it is a unique local address: of IPv6, and routed within a site at most.
+fn is_private6(address: IpAddr) -> bool {
+    let IpAddr::V6(a) = address else { return false };
+    Ipv6Addr::is_unique_local(&a)
 }
 
 #[cfg(test)]
@@ -275,14 +287,52 @@ mod tests {
         let mut host = host();
         host.routes.push(Route { device: None, ..route(2, "192.0.2.128/25", None, 0) });
         let find = |ways: &[Way], d: &str| ways.iter().find(|w| w.destination == d.parse().unwrap()).copied();
-        let ways = host.ways4(&[]);
+        let ways = host.ways(&[]);
         let source = |d: &str| find(&ways, d).unwrap().out.map(|o| (o.device, o.source.to_string()));
         assert_eq!(source("0.0.0.0/0"), Some((2, "198.51.100.7".into())));
         assert_eq!(source("192.0.2.0/24"), Some((2, "192.0.2.7".into())));
         assert_eq!(source("10.9.0.0/24"), Some((3, "10.9.0.2".into())));
         assert_eq!(source("192.0.2.128/25"), None, "a blackhole lets nothing pass");
         assert_eq!(find(&ways, "10.20.0.5/32"), None, "a container's route is no way out");
-        let narrowed = host.ways4(&["eth0".into()]);
+        let narrowed = host.ways(&["eth0".into()]);
         assert_eq!(find(&narrowed, "10.9.0.0/24").unwrap().out, None, "no answer would come back");
+    }
+
+    #[test]
+    fn ways_of_ipv6_leave_with_an_address_that_reaches_as_far() {
+        let mut host = host();
+        host.addresses.extend([
+            Address { global: false, ..address(2, "fe80::7/64") },
+            address(2, "fd12::7/64"),
+            Address { secondary: true, ..address(2, "2001:db8::abcd/64") },
+            address(2, "2001:db8::7/64"),
+        ]);
+        host.routes.extend([
+            route(2, "::/0", Some("fe80::1"), 1024),
+            route(2, "fd00::/8", Some("fe80::2"), 1024),
+            route(2, "fd12::/64", None, 256),
+            route(2, "2001:db8::/64", None, 256),
+            route(2, "fe80::/64", None, 256),
+            route(2, "ff00::/8", None, 256),
+            route(3, "2001:db8:9::/48", None, 1024),
+            Route { source: Some("fd12::7".parse().unwrap()), ..route(2, "2001:db8:5::/48", None, 1024) },
+            route(5, "fd77::5/128", None, 1024),
+            Route { device: None, ..route(2, "2001:db8:bad::/48", None, 1024) },
+        ]);
+        let ways = host.ways(&[]);
+        let find = |d: &str| ways.iter().find(|w| w.destination == d.parse().unwrap()).copied();
+        let source = |d: &str| find(d).unwrap().out.map(|o| (o.device, o.source.to_string()));
+        assert_eq!(source("::/0"), Some((2, "2001:db8::7".into())));
+        assert_eq!(source("fd00::/8"), Some((2, "fd12::7".into())));
+        assert_eq!(source("fd12::/64"), Some((2, "fd12::7".into())));
+        assert_eq!(source("2001:db8::/64"), Some((2, "2001:db8::7".into())), "no temporary address");
+        assert_eq!(source("2001:db8:9::/48"), Some((3, "2001:db8::7".into())), "borrowed");
+        assert_eq!(source("2001:db8:5::/48"), Some((2, "fd12::7".into())), "what the route asks for");
+        assert_eq!(source("2001:db8:bad::/48"), None);
+        for left_out in ["fe80::/64", "ff00::/8", "fd77::5/128"] {
+            assert_eq!(find(left_out), None);
+        }
+        let locals: Vec<String> = host.locals().map(|(a, _)| a.to_string()).collect();
+        assert!(locals.contains(&"fe80::7".into()) && locals.contains(&"192.0.2.7".into()));
     }
 }

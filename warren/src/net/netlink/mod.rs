@@ -162,8 +162,15 @@ fn address(m: AddressMessage) -> Option<Address> {
         match a {
             AddressAttribute::Local(ip) => local = Some(ip),
             AddressAttribute::Address(ip) => peer = Some(ip),
-            // For IPv6 the flag means "temporary".
-            AddressAttribute::Flags(f) => secondary |= f.contains(AddressFlags::Secondary),
+            // For IPv6 the first flag means "temporary".
+            AddressAttribute::Flags(f) => {
+                secondary |= f.intersects(
+                    AddressFlags::Secondary
+                        | AddressFlags::Deprecated
+                        | AddressFlags::Tentative
+                        | AddressFlags::Dadfailed,
+                );
+            }
             _ => {}
         }
     }

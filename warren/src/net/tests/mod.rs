@@ -3,6 +3,7 @@
 //! sockets, `ip` and `bpftool` say.
 
 mod live;
+mod live6;
 mod places;
 mod upgrade;
 
@@ -41,6 +42,8 @@ use crate::model::{
 
 const NODE: &str = "198.18.0.1";
 const CLIENT: &str = "198.18.0.2";
+const NODE6: &str = "fd18::1";
+const CLIENT6: &str = "fd18::2";
 
 /// A node and a client; removed with everything in it when dropped.
 struct World {
@@ -64,7 +67,7 @@ impl World {
             netns_dir: PathBuf::from(format!("/run/{name}")),
             interfaces: Vec::new(),
             publish_default: PublishDefault::Any,
-            pool: "10.86.0.0/16".parse().ok(),
+            pools: vec!["10.86.0.0/16".parse().unwrap(), "fd00:86::/48".parse().unwrap()],
         };
         let world = Self { name, config };
         let (n, c) = (world.ns("n"), world.ns("c"));
@@ -79,6 +82,9 @@ impl World {
             format!("-n {n} link set eth0 up"),
             format!("-n {c} link set eth0 up"),
             format!("-n {n} route add default via {CLIENT}"),
+            format!("-n {n} address add {NODE6}/64 dev eth0 nodad"),
+            format!("-n {c} address add {CLIENT6}/64 dev eth0 nodad"),
+            format!("-n {n} route add default via {CLIENT6}"),
         ] {
             ip(&line);
         }
@@ -327,7 +333,7 @@ fn knock(ns: &Path, to: &str, times: u32) -> BTreeMap<u8, u32> {
 
 /// The maps of this build, for a small machine.
 fn build() -> Vec<Shape> {
-    shapes(1 << 30)
+    shapes(1 << 30, 2)
 }
 
 fn files_in(dir: &Path) -> Vec<String> {

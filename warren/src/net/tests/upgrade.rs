@@ -156,7 +156,7 @@ fn a_build_with_other_structs_in_the_agents_maps_takes_over() {
 #[test]
 #[ignore = "needs root"]
 fn a_build_with_larger_flow_tables_keeps_those_there_are() {
-    upgrade(build(), shapes(2 << 30), [Hook::Tcx, Hook::Tcx]);
+    upgrade(build(), shapes(2 << 30, 2), [Hook::Tcx, Hook::Tcx]);
 }
 
 #[test]

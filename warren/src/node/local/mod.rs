@@ -69,6 +69,7 @@ impl node_local_server::NodeLocal for NodeLocal {
                         state: b.state.to_owned(),
                         id: b.id,
                         generation: b.generation,
+                        address6: b.address6.map(|a| a.ip().to_string()).unwrap_or_default(),
                     })
                     .collect(),
                 table_size: p.table_size,
