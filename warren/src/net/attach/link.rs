@@ -71,6 +71,9 @@ pub async fn make(netlink: &Netlink, dir: &Path, alias: &Alias, mtu: u32) -> Res
             }
             if device.mtu != mtu {
                 set(netlink, LinkUnspec::new_with_index(device.index).mtu(mtu)).await?;
+                // A link that had no room for IPv6 and now has is as good as new.
+                let change = LinkUnspec::new_with_index(device.index);
+                set(netlink, without_ipv6_address(change, knows_ipv6(&name))).await?;
             }
             return Ok(device.index);
         }
@@ -89,11 +92,10 @@ pub async fn make(netlink: &Netlink, dir: &Path, alias: &Alias, mtu: u32) -> Res
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build();
     netlink.handle.link().add(pair).execute().await.map_err(request("make a veth pair"))?;
-    let device = find(netlink, &name).await?.ok_or(NetError::Vanished { name })?;
+    let device = find(netlink, &name).await?.ok_or_else(|| NetError::Vanished { name: name.clone() })?;
     // Not in the request above: the kernel ignores an alias there.
-    let change =
-        LinkUnspec::new_with_index(device.index).alias(text).append_extra_attribute(no_ipv6_address());
-    set(netlink, change).await?;
+    let change = LinkUnspec::new_with_index(device.index).alias(text);
+    set(netlink, without_ipv6_address(change, knows_ipv6(&name))).await?;
     Ok(device.index)
 }
 
@@ -204,12 +206,24 @@ async fn neighbour(netlink: &Netlink, index: u32, ip: IpAddr, mac: [u8; 6]) -> R
         .map_err(request("set a neighbour"))
 }
 
+/// Whether the kernel has a place for IPv6 on this device of ours, switched off or not: it has none
+/// on links of less than 1280 bytes, and refuses settings for it.
+fn knows_ipv6(device: &str) -> bool {
+    Path::new("/proc/sys/net/ipv6/conf").join(device).is_dir()
+}
+
 /// No link-local address made by the kernel: nothing on the link needs one, and its duplicate
 /// address detection would be the first thing the container sends.
-fn no_ipv6_address() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-        In6AddrGenMode::None,
-    )])])
+fn without_ipv6_address(
+    change: LinkMessageBuilder<LinkUnspec>,
+    knows_ipv6: bool,
+) -> LinkMessageBuilder<LinkUnspec> {
+    if !knows_ipv6 {
+        return change;
+    }
+    change.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+    ])]))
 }
 
 /// A routing socket inside a namespace; its requests are served by this runtime.
@@ -238,8 +252,8 @@ fn container_sysctls(with_ipv6: bool) -> io::Result<()> {
 
 async fn inside(ns: &Path, v4: Ipv4Addr, v6: Ipv6Addr, with_ipv6: bool) -> Result<(), NetError> {
     let path = ns.to_path_buf();
-    aside("set a container's sysctls", move || {
-        namespace::inside(&path, move || container_sysctls(with_ipv6))
+    let knows_ipv6 = aside("set a container's sysctls", move || {
+        namespace::inside(&path, move || container_sysctls(with_ipv6).map(|()| knows_ipv6(INSIDE)))
     })
     .await?;
     let netlink = open_inside(ns).await?;
@@ -247,7 +261,7 @@ async fn inside(ns: &Path, v4: Ipv4Addr, v6: Ipv6Addr, with_ipv6: bool) -> Resul
     set(&netlink, LinkUnspec::new_with_index(lo.index).up()).await?;
     let eth0 = find(&netlink, INSIDE).await?.ok_or(NetError::Vanished { name: INSIDE.into() })?;
     let index = eth0.index;
-    set(&netlink, LinkUnspec::new_with_index(index).append_extra_attribute(no_ipv6_address())).await?;
+    set(&netlink, without_ipv6_address(LinkUnspec::new_with_index(index), knows_ipv6)).await?;
     set(&netlink, LinkUnspec::new_with_index(index).up()).await?;
     let handle = &netlink.handle;
     handle

@@ -37,7 +37,13 @@ pub fn create(path: &Path) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    OpenOptions::new().create(true).append(true).mode(0o444).open(path)?;
+    let file = OpenOptions::new().create(true).append(true).mode(0o444).open(path)?;
+    // Whoever gave up waiting for this left it at work: a second namespace over the first one would
+    // hide what is made in that.
+    file.lock()?;
+    if exists(path) {
+        return Ok(());
+    }
     let target = path.to_path_buf();
     on_own_thread(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
@@ -87,6 +93,24 @@ fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn who_comes_at_once_gets_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..10 {
+            let path = dir.path().join(round.to_string());
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| create(&path).unwrap());
+                }
+            });
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            let of_it = format!(" {} ", path.display());
+            assert_eq!(mounts.matches(&of_it).count(), 1, "{mounts}");
+            remove(&path).unwrap();
+        }
+    }
 
     fn name_of(ns: &str) -> io::Result<String> {
         Ok(fs::read_link(ns)?.display().to_string())

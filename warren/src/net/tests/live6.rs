@@ -130,6 +130,27 @@ fn containers_reach_each_other_themselves_and_the_world_over_ipv6() {
     });
 }
 
+/// IPv6 has no room on its devices.
+#[test]
+#[ignore = "needs root"]
+fn a_node_of_small_packets_serves_ipv4() {
+    let world = World::new();
+    let client = world.path("c");
+    world.node_ip("link set eth0 mtu 1200");
+    world.node(move |config| async move {
+        let agent = Agent::start(&config, Some(web(&config, 1, 2, &["8080:80"]))).await;
+        for n in 1..=2 {
+            agent.serve(n, 80).await;
+            agent.handle.attach(task(n), &attachment(n)).await.unwrap();
+        }
+        assert_eq!(knock(&client, "198.18.0.1:8080", 30).len(), 2);
+        let published = agent.handle.published().await.unwrap();
+        assert_eq!(published[0].backends[0].address6, None);
+        assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        agent.stop().await;
+    });
+}
+
 /// Without IPv6 on its devices all that is IPv4 works.
 #[test]
 #[ignore = "needs root"]
