@@ -33,7 +33,7 @@ pub const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1);
 pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 2);
 const GATEWAY: &str = "169.254.1.1";
 const GATEWAY6: &str = "fe80::1";
-const BOTH: [bool; 2] = [false, true];
+pub const BOTH: [bool; 2] = [false, true];
 pub const WAIT: Duration = Duration::from_secs(5);
 pub const MEGABYTES: usize = 8 << 20;
 
@@ -47,19 +47,19 @@ fn address6(id: u32) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 64, 0, 0, 0, 10 + id as u16)
 }
 
-fn node(v6: bool) -> IpAddr {
+pub fn node(v6: bool) -> IpAddr {
     if v6 { NODE6.into() } else { NODE.into() }
 }
 
-fn client(v6: bool) -> IpAddr {
+pub fn client(v6: bool) -> IpAddr {
     if v6 { CLIENT6.into() } else { CLIENT.into() }
 }
 
-fn container(id: u32, v6: bool) -> IpAddr {
+pub fn container(id: u32, v6: bool) -> IpAddr {
     if v6 { address6(id).into() } else { address(id).into() }
 }
 
-fn unspecified(v6: bool) -> IpAddr {
+pub fn unspecified(v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 

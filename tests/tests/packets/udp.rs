@@ -3,31 +3,33 @@
 use std::{
     fs::File,
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket},
     sync::mpsc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
-use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Config, UDP, program};
+use warren_ebpf::abi::{
+    Address as _, BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Config, UDP, program,
+};
 
 use crate::{
-    live::{NODE, Place, Site, WAIT, address, cgroup_root},
+    live::{BOTH, NODE, NODE6, Place, Site, WAIT, cgroup_root, client, container, node, unspecified},
     testrun::alone,
 };
 
 /// Starts a server in a namespace that sends back what it gets, with its own number before it.
 /// Returns a channel of the clients' addresses. It ends when nothing comes for a while.
 pub fn echo(place: &Place, port: u16, number: u8) -> Result<mpsc::Receiver<SocketAddr>> {
-    let socket = place.run(move || Ok(UdpSocket::bind(("0.0.0.0", port))?))?;
+    let socket = place.run(move || Ok(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?))?;
     socket.set_read_timeout(Some(WAIT))?;
     let (told, peers) = mpsc::channel();
     place.start(move || {
         let mut buffer = vec![number; 65_536];
         while let Ok((n, from)) = socket.recv_from(&mut buffer[1..]) {
             socket.send_to(&buffer[..=n], from)?;
-            let _ = told.send(from);
+            let _ = told.send(SocketAddr::new(from.ip().to_canonical(), from.port()));
         }
         Ok(())
     });
@@ -36,13 +38,19 @@ pub fn echo(place: &Place, port: u16, number: u8) -> Result<mpsc::Receiver<Socke
 
 /// A socket that does not wait for ever.
 fn socket() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket_of(false)
+}
+
+/// The same of a family.
+fn socket_of(v6: bool) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((unspecified(v6), 0))?;
     socket.set_read_timeout(Some(WAIT))?;
     Ok(socket)
 }
 
 /// Sends `bytes` of something and gets it back; the number of who answered.
-fn exchange(socket: &UdpSocket, to: SocketAddrV4, bytes: usize) -> Result<u8> {
+fn exchange(socket: &UdpSocket, to: impl Into<SocketAddr>, bytes: usize) -> Result<u8> {
+    let to = to.into();
     let sent: Vec<u8> = (0..bytes).map(|i| (i * 7 + i / 251) as u8).collect();
     if socket.peer_addr().is_ok() {
         socket.send(&sent)?;
@@ -51,7 +59,7 @@ fn exchange(socket: &UdpSocket, to: SocketAddrV4, bytes: usize) -> Result<u8> {
     }
     let mut got = vec![0; bytes + 2];
     let (n, from) = socket.recv_from(&mut got).with_context(|| format!("no answer of {to}"))?;
-    ensure!(from == SocketAddr::V4(to), "{to} was asked, {from} answered");
+    ensure!(from == to, "{to} was asked, {from} answered");
     ensure!(n == bytes + 1 && got[1..n] == sent[..], "{n} bytes of {bytes} came back");
     Ok(got[0])
 }
@@ -63,19 +71,21 @@ fn from_another_host() -> Result<()> {
         let mut site = Site::new()?;
         site.publish_for(UDP, 5300, 53, 1)?;
         let peers = echo(&site.containers[0], 53, 1)?;
-        let client = site.client.run(socket)?;
-        let published = SocketAddrV4::new(NODE, 5300);
-        for bytes in [0, 1, 1000, 1400] {
-            ensure!(exchange(&client, published, bytes)? == 1);
-            let seen = peers.recv_timeout(WAIT)?;
-            let own = client.local_addr()?.port();
-            ensure!(seen == SocketAddr::from((crate::live::CLIENT, own)), "the client's own address: {seen}");
+        for v6 in BOTH {
+            let socket = site.client.run(move || socket_of(v6))?;
+            let published = SocketAddr::new(node(v6), 5300);
+            for bytes in [0, 1, 1000, 1400] {
+                ensure!(exchange(&socket, published, bytes)? == 1);
+                let seen = peers.recv_timeout(WAIT)?;
+                let own = socket.local_addr()?.port();
+                ensure!(seen == SocketAddr::new(client(v6), own), "the client's own address: {seen}");
+            }
+            // TCP to the same number is not published.
+            let refused = site.client.run(move || {
+                Ok(std::net::TcpStream::connect_timeout(&published, WAIT).map_err(|e| e.kind()))
+            })?;
+            ensure!(refused.as_ref().err() == Some(&ErrorKind::ConnectionRefused), "{refused:?}");
         }
-        // TCP to the same number is not published.
-        let refused = site.client.run(move || {
-            Ok(std::net::TcpStream::connect_timeout(&published.into(), WAIT).map_err(|e| e.kind()))
-        })?;
-        ensure!(refused.as_ref().err() == Some(&ErrorKind::ConnectionRefused), "{refused:?}");
         Ok(())
     })
 }
@@ -120,17 +130,23 @@ fn between_containers_and_to_oneself() -> Result<()> {
         let mut site = Site::new()?;
         site.publish_for(UDP, 5300, 53, 1)?;
         let peers = echo(&site.containers[0], 53, 1)?;
-        let published = SocketAddrV4::new(NODE, 5300);
-        let other = site.containers[1].run(socket)?;
-        // One socket, both ways: told apart.
-        for to in [published, SocketAddrV4::new(address(1), 53), published] {
-            ensure!(exchange(&other, to, 1000)? == 1);
-            ensure!(peers.recv_timeout(WAIT)?.ip() == address(2));
+        for v6 in BOTH {
+            let published = SocketAddr::new(node(v6), 5300);
+            let other = site.containers[1].run(move || socket_of(v6))?;
+            // One socket, both ways: told apart.
+            for to in [published, SocketAddr::new(container(1, v6), 53), published] {
+                ensure!(exchange(&other, to, 1000)? == 1);
+                ensure!(peers.recv_timeout(WAIT)?.ip() == container(2, v6));
+            }
+            let own = site.containers[0].run(move || socket_of(v6))?;
+            ensure!(exchange(&own, published, 1000)? == 1);
+            let seen = peers.recv_timeout(WAIT)?;
+            let hairpin: IpAddr = match v6 {
+                true => <[u8; 16]>::hairpin(&Config::DEFAULT).into(),
+                false => Config::DEFAULT.hairpin.into(),
+            };
+            ensure!(seen.ip() == hairpin, "{seen}");
         }
-        let own = site.containers[0].run(socket)?;
-        ensure!(exchange(&own, published, 1000)? == 1);
-        let seen = peers.recv_timeout(WAIT)?;
-        ensure!(seen.ip() == Ipv4Addr::from(Config::DEFAULT.hairpin), "{seen}");
         Ok(())
     })
 }
@@ -196,9 +212,16 @@ fn segments_in_one_buffer() -> Result<()> {
 
 /// The socket hooks, attached where an agent attaches them: they look at whose the socket is.
 fn hook(site: &mut Site) -> Result<()> {
-    for name in
-        [program::SOCK_CONNECT4, program::SOCK_SENDMSG4, program::SOCK_RECVMSG4, program::SOCK_GETPEER4]
-    {
+    for name in [
+        program::SOCK_CONNECT4,
+        program::SOCK_SENDMSG4,
+        program::SOCK_RECVMSG4,
+        program::SOCK_GETPEER4,
+        program::SOCK_CONNECT6,
+        program::SOCK_SENDMSG6,
+        program::SOCK_RECVMSG6,
+        program::SOCK_GETPEER6,
+    ] {
         let hook: &mut CgroupSockAddr = site.ebpf.program_mut(name).context("program")?.try_into()?;
         hook.load()?;
         hook.attach(File::open(cgroup_root()?)?, CgroupAttachMode::Single)?;
@@ -242,6 +265,59 @@ fn from_the_node_itself() -> Result<()> {
         bound.set_read_timeout(Some(Duration::from_millis(300)))?;
         bound.send_to(b"x", "127.0.0.1:5300")?;
         ensure!(bound.recv(&mut [0; 8]).is_err());
+        Ok(())
+    })
+}
+
+/// Sockets of IPv6, which may speak IPv4 as well.
+#[test]
+#[ignore = "needs root"]
+fn from_the_node_itself_over_ipv6() -> Result<()> {
+    alone(|| {
+        let mut site = Site::new()?;
+        hook(&mut site)?;
+        site.publish_for(UDP, 5300, 53, 1)?;
+        site.publish_for(UDP, 5301, 53, 2)?;
+        let peers = echo(&site.containers[0], 53, 1)?;
+        let _others = echo(&site.containers[1], 53, 2)?;
+        let open = socket_of(true)?;
+        let (v4, v6) = (IpAddr::from(NODE), IpAddr::from(NODE6));
+        for (host, seen, seen_connected) in [
+            // The kernel lets nobody turn a datagram to an address of IPv6 into one of IPv4.
+            (Ipv6Addr::LOCALHOST, v6, v4),
+            (NODE6, v6, v6),
+            (Ipv4Addr::LOCALHOST.to_ipv6_mapped(), v4, v4),
+            (NODE.to_ipv6_mapped(), v4, v4),
+        ] {
+            let (first, second) = (SocketAddr::from((host, 5300)), SocketAddr::from((host, 5301)));
+            // One socket to two services.
+            for _ in 0..3 {
+                ensure!(exchange(&open, first, 100)? == 1);
+                ensure!(exchange(&open, second, 100)? == 2);
+                ensure!(peers.recv_timeout(WAIT)?.ip() == seen, "{host}: the node's own address");
+            }
+            let connected = socket_of(true)?;
+            connected.connect(first)?;
+            ensure!(connected.peer_addr()? == first, "getpeername");
+            ensure!(exchange(&connected, first, 100)? == 1);
+            ensure!(peers.recv_timeout(WAIT)?.ip() == seen_connected, "{host}: the node's own address");
+        }
+        // What is not published is the node's own.
+        let server = UdpSocket::bind("[::1]:5302")?;
+        open.send_to(b"own", "[::1]:5302")?;
+        let (n, from) = server.recv_from(&mut [0; 8])?;
+        ensure!((n, from.ip()) == (3, Ipv6Addr::LOCALHOST.into()), "{from}");
+        // A socket bound to loopback cannot be answered from outside: it is left alone.
+        let bound = UdpSocket::bind("[::1]:0")?;
+        bound.set_read_timeout(Some(Duration::from_millis(300)))?;
+        bound.send_to(b"x", "[::1]:5300")?;
+        ensure!(bound.recv(&mut [0; 8]).is_err());
+        // One that goes on asking follows the service.
+        site.publish_for(UDP, 5300, 53, 2)?;
+        let published = SocketAddr::from((Ipv6Addr::LOCALHOST, 5300));
+        ensure!(exchange(&open, published, 10)? == 1, "it stays where it is well");
+        site.state(1, BACKEND_DRAINING)?;
+        ensure!(exchange(&open, published, 10)? == 2);
         Ok(())
     })
 }
