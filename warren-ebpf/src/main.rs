@@ -69,15 +69,15 @@ fn node_in(ctx: &TcContext, offset: u32) -> i32 {
     let now = now();
     match skb.ethertype() {
         ETHERTYPE_IPV4 => {
-            if ipv4::look_in(skb, offset, now) == FORWARD {
-                ipv4::forward(skb, now);
+            if ipv4::look_in(skb, offset, now) == FORWARD && ipv4::forward(now) == BEGIN {
+                ipv4::begin(skb, now);
             }
             ipv4::settle();
             concluded(ipv4::execute(skb), |reason| ipv4::dropped(skb, now, reason))
         }
         ETHERTYPE_IPV6 => {
-            if ipv6::look_in(skb, offset, now) == FORWARD {
-                ipv6::forward(skb, now);
+            if ipv6::look_in(skb, offset, now) == FORWARD && ipv6::forward(now) == BEGIN {
+                ipv6::begin(skb, now);
             }
             ipv6::settle();
             concluded(ipv6::execute(skb), |reason| ipv6::dropped(skb, now, reason))
@@ -94,7 +94,11 @@ pub fn veth_in(ctx: TcContext) -> i32 {
     match skb.ethertype() {
         ETHERTYPE_IPV4 => {
             match ipv4::look_out(skb, ETHERNET, now) {
-                FORWARD => ipv4::forward(skb, now),
+                FORWARD => {
+                    if ipv4::forward(now) == BEGIN {
+                        ipv4::begin(skb, now);
+                    }
+                }
                 MASQUERADE => ipv4::masquerade(now),
                 _ => {}
             }
@@ -102,7 +106,11 @@ pub fn veth_in(ctx: TcContext) -> i32 {
         }
         ETHERTYPE_IPV6 => {
             match ipv6::look_out(skb, ETHERNET, now) {
-                FORWARD => ipv6::forward(skb, now),
+                FORWARD => {
+                    if ipv6::forward(now) == BEGIN {
+                        ipv6::begin(skb, now);
+                    }
+                }
                 MASQUERADE => ipv6::masquerade(now),
                 _ => {}
             }
@@ -121,6 +129,7 @@ pub fn veth_in(ctx: TcContext) -> i32 {
 }
 
 const FORWARD: u32 = Next::Forward as u32;
+const BEGIN: u32 = Next::Begin as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
 
 /// What the program returns.
@@ -161,10 +170,18 @@ macro_rules! steps {
             }
 
             #[inline(never)]
-            pub fn forward(skb: Skb, now: u64) {
+            pub fn forward(now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                decide::forward::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
+            }
+
+            #[inline(never)]
+            pub fn begin(skb: Skb, now: u64) {
                 let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return };
                 let $packet = skb.raw();
-                decide::forward::<$address, _>(&$maps, &Present { config, now }, $room.work());
+                decide::begin::<$address, _>(&$maps, &Present { config, now }, $room.work());
             }
 
             #[inline(never)]

@@ -173,6 +173,8 @@ pub enum Next {
     Forward,
     /// [`masquerade`] says.
     Masquerade,
+    /// [`begin`] says.
+    Begin,
 }
 
 /// A packet that came in by a device of the node. `offset` is where its IP header starts.
@@ -188,6 +190,9 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     look_in(node, present, packet, offset, ifindex, work);
     if work.next == Next::Forward {
         forward(node, present, work);
+    }
+    if work.next == Next::Begin {
+        begin(node, present, work);
     }
     settle(node, work);
 }
@@ -266,9 +271,12 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
 ) {
     look_out(node, present, packet, offset, ifindex, work);
     match work.next {
-        Next::Nothing => {}
+        Next::Nothing | Next::Begin => {}
         Next::Forward => forward(node, present, work),
         Next::Masquerade => masquerade(node, present, work),
+    }
+    if work.next == Next::Begin {
+        begin(node, present, work);
     }
 }
 
@@ -387,28 +395,46 @@ fn replied<A: Address, N: Node<A>>(node: &N, reply: &published::Reply<A>) -> Ver
     Verdict::send(Action::Container, client.ifindex, reply.tuple)
 }
 
-/// Asks for the backend of what goes to a service.
+/// Asks for the backend of what goes to a service, if it is of a known flow; leaves what may begin one
+/// to [`begin`].
 #[inline(always)]
 pub fn forward<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let seen = &work.seen;
-    let from_outside = work.owner.id == 0;
-    let clients = Clients { node, set: work.service.sources, from_outside };
-    let delivery = published::forward(node, present, &work.service, seen, work.owner, &clients);
-    work.verdict = if delivery.exists() {
-        // Else it shows what one container sends to another by its own address.
-        if !from_outside || delivery.tuple.destination != seen.tuple.destination {
-            Verdict::deliver(&delivery)
-        } else {
-            Verdict::PASS
-        }
-    } else if seen.begins() && !clients.answered(seen) && clients.concern(seen) {
+    let delivery = published::forward(node, present, &work.service, seen, work.owner);
+    work.next = Next::Nothing;
+    if !delivery.exists() && seen.begins() {
+        work.next = Next::Begin;
+        return;
+    }
+    work.verdict = forwarded(node, work, &delivery);
+}
+
+/// Begins a flow to a service, if it is the sender's to begin.
+#[inline(always)]
+pub fn begin<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
+    let clients = Clients { node, set: work.service.sources, from_outside: work.owner.id == 0 };
+    let delivery = published::begin(node, present, &work.service, seen, work.owner, &clients);
+    work.verdict = if !delivery.exists() && !clients.answered(seen) && clients.concern(seen) {
         // Silence, as of a firewall: who scans a network learns nothing of what is there for others.
         Verdict::drop(Reason::Refused)
-    } else if from_outside {
-        Verdict::PASS
     } else {
-        beside(node, seen)
+        forwarded(node, work, &delivery)
     };
+}
+
+/// The way to a backend, or past it.
+#[inline(always)]
+fn forwarded<A: Address, N: Node<A>>(node: &N, work: &Work<A>, delivery: &Delivery<A>) -> Verdict<A> {
+    let from_outside = work.owner.id == 0;
+    if from_outside && delivery.tuple.destination == work.seen.tuple.destination {
+        // It shows what one container sends to another by its own address.
+        Verdict::PASS
+    } else if delivery.exists() || from_outside {
+        Verdict::deliver(delivery)
+    } else {
+        beside(node, &work.seen)
+    }
 }
 
 /// Asks for what a packet to the outside must show.

@@ -32,8 +32,22 @@ use crate::{
     packet::{ACK, RST, Segment, Tuple},
 };
 
-/// Sends a client's packet to a backend. `origin` is the container that sent it, or 0 for a client
-/// from outside. Nothing: not to be forwarded, the node's own stack answers.
+/// The key of the forward record of a client's packet.
+#[inline(always)]
+fn forward_key<A: Address>(seen: &Seen<A>) -> ForwardKey<A> {
+    ForwardKey {
+        client: seen.tuple.source,
+        published: seen.tuple.destination,
+        client_port: seen.tuple.source_port,
+        published_port: seen.tuple.destination_port,
+        protocol: seen.protocol,
+        pad: [0; 3],
+    }
+}
+
+/// Sends a client's packet of a known flow to its backend. `origin` is the container that sent it, or
+/// 0 for a client from outside. Nothing: of no known flow; one that [begins](Seen::begins) a flow is
+/// for [`begin`], others are not to be forwarded.
 #[inline(always)]
 pub fn forward<A: Address>(
     tables: &impl Tables<A>,
@@ -41,16 +55,8 @@ pub fn forward<A: Address>(
     service: &Service,
     seen: &Seen<A>,
     origin: BackendRef,
-    admission: &impl Admission<A>,
 ) -> Delivery<A> {
-    let key = ForwardKey {
-        client: seen.tuple.source,
-        published: seen.tuple.destination,
-        client_port: seen.tuple.source_port,
-        published_port: seen.tuple.destination_port,
-        protocol: seen.protocol,
-        pad: [0; 3],
-    };
+    let key = forward_key(seen);
     let established = tables.established_forwards().with(&key, |f| *f);
     // All zero: none. See `resolve` on `Option`.
     let record = match established {
@@ -64,13 +70,26 @@ pub fn forward<A: Address>(
             return found;
         }
     }
-    if !begins {
-        return recompute(tables, present, service, seen, &key, origin);
+    if begins {
+        return Delivery::default();
     }
+    recompute(tables, present, service, seen, &key, origin)
+}
+
+/// Begins a flow, as [`forward`]. Nothing: the node's own stack answers.
+#[inline(always)]
+pub fn begin<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    service: &Service,
+    seen: &Seen<A>,
+    origin: BackendRef,
+    admission: &impl Admission<A>,
+) -> Delivery<A> {
     if !admission.admits(seen) {
         return Delivery::default();
     }
-    birth(tables, present, service, seen, &key, origin)
+    birth(tables, present, service, seen, &forward_key(seen), origin)
 }
 
 /// What a container's reply must show, and the way it takes; or nothing, see [`resolve`].
