@@ -24,6 +24,9 @@ pub enum What {
         /// How often each figure is taken
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
         rounds: u16,
+        /// Only one part
+        #[arg(long, value_parser = ["start", "output", "memory"])]
+        part: Option<String>,
     },
 }
 
@@ -37,15 +40,15 @@ pub fn run(what: &What) -> Result<()> {
     }
     deps::run()?;
     build_ebpf::run(&build_ebpf::Args::default())?;
-    let (program, rounds) = match what {
-        What::Node { rounds } => ("bench-node", rounds),
-        What::Containers { rounds } => ("bench-containers", rounds),
+    let (program, rounds, part) = match what {
+        What::Node { rounds } => ("bench-node", rounds, None),
+        What::Containers { rounds, part } => ("bench-containers", rounds, part.as_ref()),
     };
     say("warren, as it is released (this takes minutes the first time)");
     execute(&mut cargo(&["build", "--release", "-p", "warren", "--bin", "warren"]))?;
     let testbox = test::testbox()?;
     let warren = workspace::target()?.join("release/warren");
     let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", program, "--"]);
-    bench.arg(rounds.to_string());
+    bench.arg(rounds.to_string()).args(part);
     execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
 }

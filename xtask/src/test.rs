@@ -18,6 +18,9 @@ const KERNELS: &str = "kernels";
 const CGROUP2: &str = "a node with cgroup2 only";
 const CONTAINERD: &str = "the runtime with containerd 2";
 
+/// Why a part, or some of it, could not be run on this machine; `None`: all of it was.
+pub type Skipped = Option<String>;
+
 /// What may be said.
 #[derive(clap::Args)]
 pub struct Args {
@@ -57,15 +60,17 @@ pub fn run(args: &Args) -> Result<()> {
         }
         return summary.end();
     }
-    summary.part("check", check::run);
+    summary.part("check", || check::run().map(|()| None));
     // One compilation of everything the parts below run.
     let other = summary.must("build, with another map ABI", binary_of_another_abi)?;
     let built = summary.must("build", binaries)?;
     summary.part("plain tests", || {
-        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "-p", "xtask", "-p", "testbox"]))
+        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "-p", "xtask", "-p", "testbox"]))?;
+        Ok(None)
     });
     summary.part("tests that need root", || {
-        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "--", "--ignored"]))
+        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "--", "--ignored"]))?;
+        Ok(None)
     });
     summary.part(CONTAINERD, containerd::run);
     summary.part("packets in the kernel and whole nodes", || {
@@ -86,7 +91,8 @@ pub fn run(args: &Args) -> Result<()> {
             .env("WARREN_BPF_OBJECT", &built.object)
             // What a scenario says is the reason, not where it was said.
             .env("RUST_BACKTRACE", "0"),
-        )
+        )?;
+        Ok(None)
     });
     summary.part(KERNELS, kernels::run);
     summary.part(CGROUP2, kernels::node);
@@ -144,6 +150,7 @@ pub fn testbox() -> Result<PathBuf> {
 #[derive(Default)]
 struct Summary {
     parts: Vec<(&'static str, Duration, bool)>,
+    skipped: Vec<(&'static str, String)>,
 }
 
 impl Summary {
@@ -157,10 +164,12 @@ impl Summary {
     }
 
     /// A part whose failure does not keep the next ones from running.
-    fn part(&mut self, name: &'static str, f: impl FnOnce() -> Result<()>) {
+    fn part(&mut self, name: &'static str, f: impl FnOnce() -> Result<Skipped>) {
         say(name);
-        if let Err(e) = self.timed(name, f) {
-            eprintln!("{name}: {e:#}");
+        match self.timed(name, f) {
+            Ok(None) => {}
+            Ok(Some(why)) => self.skipped.push((name, why)),
+            Err(e) => eprintln!("{name}: {e:#}"),
         }
     }
 
@@ -178,6 +187,9 @@ impl Summary {
         }
         let total: Duration = self.parts.iter().map(|(_, took, _)| *took).sum();
         eprintln!("    {:<6} {:>7.1} s  together", "", total.as_secs_f64());
+        for (name, why) in &self.skipped {
+            say(&format!("NOT RUN, {name}: {why}"));
+        }
     }
 
     fn end(&self) -> Result<()> {

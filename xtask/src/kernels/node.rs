@@ -15,7 +15,8 @@ use super::{
 use crate::{
     packages,
     process::{command, find, output, run as execute, say},
-    test, workspace,
+    test::{self, Skipped},
+    workspace,
 };
 
 const SUITE: &str = "trixie";
@@ -28,16 +29,13 @@ const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "runc"];
 ///
 /// # Errors
 /// A limit does not hold there, or the set-up fails.
-pub fn run(init: &Path) -> Result<()> {
+pub fn run(init: &Path) -> Result<Skipped> {
     say(&format!("a node with cgroup2 only (Debian {SUITE})"));
     let built = test::binaries()?;
     let dir = workspace::target()?.join("kernels").join(SUITE);
     let kernel = match packages::fetch(SUITE, &dir) {
         Ok(kernel) => kernel,
-        Err(e) => {
-            say(&format!("NOT RUN, no kernel from the mirror: {e:#}"));
-            return Ok(());
-        }
+        Err(e) => return Ok(Some(format!("no kernel from the mirror: {e:#}"))),
     };
     // Most of a binary of the dev profile is for debuggers.
     let stripped = dir.join("warren");
@@ -68,7 +66,8 @@ pub fn run(init: &Path) -> Result<()> {
         memory: "3072",
         clock: Clock::Instructions,
     };
-    machine.boot()
+    machine.boot()?;
+    Ok(None)
 }
 
 /// The shared libraries of a program, the loader among them; none of a static one.

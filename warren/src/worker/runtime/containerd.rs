@@ -214,8 +214,11 @@ impl Containerd {
             match call(LONG, self.client.tasks().create(self.client.request(r.clone()))).await {
                 Ok(_) | Err(CallError::Exists(_)) => return Ok(()),
                 // An earlier creation was cut off. containerd undoes it by itself, except what
-                // was cut off together with containerd.
-                Err(CallError::Refused(why)) if why.contains("file exists") => {
+                // was cut off together with containerd. It removes the bundle twice while it does
+                // so: the second time that of this creation.
+                Err(CallError::Refused(why))
+                    if why.contains("file exists") || why.contains("failed to write bundle spec") =>
+                {
                     let config = self.config.clone();
                     let stale = Instant::now() > deadline;
                     if !blocking(move || remains::sweep_bundle(&config, task, &why, stale)).await? && stale {

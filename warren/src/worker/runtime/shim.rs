@@ -3,7 +3,8 @@
 //!
 //! Shims speak ttrpc, which is frames over a unix socket: a header of ten bytes (length of the
 //! message, number of the call, both with the highest byte first; kind; flags), then a protobuf
-//! message with the name of a method and, within it, the method's own message.
+//! message with the name of a method and, within it, the method's own message. One call is all that is
+//! needed: the `ttrpc` crate would bring a second protobuf library for it.
 
 use std::io;
 
