@@ -15,7 +15,8 @@ mod socket;
 mod socket6;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    EbpfContext,
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::{bpf_ktime_get_coarse_ns, bpf_redirect_neigh, bpf_redirect_peer},
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
@@ -61,27 +62,15 @@ pub fn node_in_l3(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn node_in(ctx: &TcContext, offset: u32) -> i32 {
-    let skb = Skb::new(ctx);
+    let packet = ctx.as_ptr().cast();
+    let skb = Skb::at(packet);
     // Others' packets are seen too, on bridge ports and in promiscuous mode.
     if skb.kind() != PACKET_HOST {
         return PASS;
     }
-    let now = now();
     match skb.ethertype() {
-        ETHERTYPE_IPV4 => {
-            if ipv4::look_in(skb, offset, now) == FORWARD && ipv4::forward(now) == BEGIN {
-                ipv4::begin(skb, now);
-            }
-            ipv4::settle();
-            concluded(ipv4::execute(skb), |reason| ipv4::dropped(skb, now, reason))
-        }
-        ETHERTYPE_IPV6 => {
-            if ipv6::look_in(skb, offset, now) == FORWARD && ipv6::forward(now) == BEGIN {
-                ipv6::begin(skb, now);
-            }
-            ipv6::settle();
-            concluded(ipv6::execute(skb), |reason| ipv6::dropped(skb, now, reason))
-        }
+        ETHERTYPE_IPV4 => ipv4::inward(packet, offset, now()),
+        ETHERTYPE_IPV6 => ipv6::inward(packet, offset, now()),
         _ => PASS,
     }
 }
@@ -89,39 +78,17 @@ fn node_in(ctx: &TcContext, offset: u32) -> i32 {
 /// Ingress of the node's end of a container's veth: everything a container sends.
 #[classifier]
 pub fn veth_in(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
+    let packet = ctx.as_ptr().cast();
+    let skb = Skb::at(packet);
     let now = now();
     match skb.ethertype() {
-        ETHERTYPE_IPV4 => {
-            match ipv4::look_out(skb, ETHERNET, now) {
-                FORWARD => {
-                    if ipv4::forward(now) == BEGIN {
-                        ipv4::begin(skb, now);
-                    }
-                }
-                MASQUERADE => ipv4::masquerade(now),
-                _ => {}
-            }
-            concluded(ipv4::execute(skb), |reason| ipv4::dropped(skb, now, reason))
-        }
-        ETHERTYPE_IPV6 => {
-            match ipv6::look_out(skb, ETHERNET, now) {
-                FORWARD => {
-                    if ipv6::forward(now) == BEGIN {
-                        ipv6::begin(skb, now);
-                    }
-                }
-                MASQUERADE => ipv6::masquerade(now),
-                _ => {}
-            }
-            concluded(ipv6::execute(skb), |reason| ipv6::dropped(skb, now, reason))
-        }
+        ETHERTYPE_IPV4 => ipv4::outward(packet, now),
+        ETHERTYPE_IPV6 => ipv6::outward(packet, now),
         ETHERTYPE_ARP => PASS,
         _ => match maps::CONFIG.get(0) {
             Some(config) if config.flags & CONFIG_ENABLED != 0 => {
                 forget();
-                ipv4::dropped(skb, now, Reason::Protocol as u32);
-                TC_ACT_SHOT
+                ipv4::dropped(packet, now, Reason::Protocol as u32)
             }
             _ => PASS,
         },
@@ -129,85 +96,175 @@ pub fn veth_in(ctx: TcContext) -> i32 {
 }
 
 const FORWARD: u32 = Next::Forward as u32;
-const BEGIN: u32 = Next::Begin as u32;
+const RECALL: u32 = Next::Recall as u32;
+const ADMIT: u32 = Next::Admit as u32;
+const CHOOSE: u32 = Next::Choose as u32;
+const EVADE: u32 = Next::Evade as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
 
-/// What the program returns.
-#[inline(always)]
-fn concluded(said: i32, drop: impl FnOnce(u32)) -> i32 {
-    if said < DROPPED {
-        return said;
-    }
-    drop((said - DROPPED) as u32);
-    TC_ACT_SHOT
-}
-
-/// The steps of a decision, each a function of the object with its own share of the stack. What one
-/// leaves to the next is in the room.
+/// The steps of a decision, each a global function of the object: the verifier looks at each once, by
+/// itself, whatever it is called with and from wherever. What one leaves to the next is in the room.
 macro_rules! steps {
     ($family:ident, $address:ty, |$room:ident, $packet:ident| $maps:expr) => {
         mod $family {
             use super::*;
 
+            /// What becomes of a packet that came in by a device of the node.
+            #[inline(always)]
+            pub fn inward(packet: *mut __sk_buff, offset: u32, now: u64) -> i32 {
+                if look_in(packet, offset, now) == FORWARD {
+                    lead(packet, now);
+                }
+                settle();
+                concluded(packet, now)
+            }
+
+            /// What becomes of a packet that a container sent.
+            #[inline(always)]
+            pub fn outward(packet: *mut __sk_buff, now: u64) -> i32 {
+                match look_out(packet, ETHERNET, now) {
+                    FORWARD => lead(packet, now),
+                    MASQUERADE => {
+                        masquerade(now);
+                    }
+                    _ => {}
+                }
+                concluded(packet, now)
+            }
+
+            /// To a backend, by a known flow or by a new one.
+            #[inline(always)]
+            fn lead(packet: *mut __sk_buff, now: u64) {
+                match forward(now) {
+                    RECALL => {
+                        recall(now);
+                    }
+                    ADMIT if admit(packet) == CHOOSE => {
+                        if choose(now) == EVADE {
+                            evade(now);
+                        }
+                        open(now);
+                    }
+                    _ => {}
+                }
+            }
+
+            #[inline(always)]
+            fn concluded(packet: *mut __sk_buff, now: u64) -> i32 {
+                match execute(packet) {
+                    said if said < DROPPED => said,
+                    said => dropped(packet, now, (said - DROPPED) as u32),
+                }
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_look_in"))]
             #[inline(never)]
-            pub fn look_in(skb: Skb, offset: u32, now: u64) -> u32 {
+            pub extern "C" fn look_in(packet: *mut __sk_buff, offset: u32, now: u64) -> u32 {
                 let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
-                let work = $room.work();
+                let (work, skb) = ($room.work(), Skb::at(packet));
                 let present = Present { config, now };
                 let $packet = NO_PACKET;
                 decide::look_in::<$address, _, _>(&$maps, &present, &skb, offset, skb.ifindex(), work);
                 work.next as u32
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_look_out"))]
             #[inline(never)]
-            pub fn look_out(skb: Skb, offset: u32, now: u64) -> u32 {
+            pub extern "C" fn look_out(packet: *mut __sk_buff, offset: u32, now: u64) -> u32 {
                 let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
-                let work = $room.work();
+                let (work, skb) = ($room.work(), Skb::at(packet));
                 let present = Present { config, now };
                 let $packet = NO_PACKET;
                 decide::look_out::<$address, _, _>(&$maps, &present, &skb, offset, skb.ifindex(), work);
                 work.next as u32
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_forward"))]
             #[inline(never)]
-            pub fn forward(now: u64) -> u32 {
+            pub extern "C" fn forward(now: u64) -> u32 {
                 let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
                 let (work, $packet) = ($room.work(), NO_PACKET);
                 decide::forward::<$address, _>(&$maps, &Present { config, now }, work);
                 work.next as u32
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_admit"))]
             #[inline(never)]
-            pub fn begin(skb: Skb, now: u64) {
-                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return };
-                let $packet = skb.raw();
-                decide::begin::<$address, _>(&$maps, &Present { config, now }, $room.work());
+            pub extern "C" fn admit($packet: *mut __sk_buff) -> u32 {
+                let Some($room) = Room::find() else { return 0 };
+                let work = $room.work();
+                decide::admit::<$address, _>(&$maps, work);
+                work.next as u32
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_recall"))]
             #[inline(never)]
-            pub fn masquerade(now: u64) {
-                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return };
-                let $packet = NO_PACKET;
-                decide::masquerade::<$address, _>(&$maps, &Present { config, now }, $room.work());
+            pub extern "C" fn recall(now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                decide::recall::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_choose"))]
             #[inline(never)]
-            pub fn settle() {
-                let Some($room) = Room::find() else { return };
+            pub extern "C" fn choose(now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                decide::choose::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_evade"))]
+            #[inline(never)]
+            pub extern "C" fn evade(now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                decide::evade::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_open"))]
+            #[inline(never)]
+            pub extern "C" fn open(now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                decide::open::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_masquerade"))]
+            #[inline(never)]
+            pub extern "C" fn masquerade(now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                decide::masquerade::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_settle"))]
+            #[inline(never)]
+            pub extern "C" fn settle() -> u32 {
+                let Some($room) = Room::find() else { return 0 };
                 let $packet = NO_PACKET;
                 decide::settle::<$address, _>(&$maps, $room.work());
+                0
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_execute"))]
             #[inline(never)]
-            pub fn execute(mut skb: Skb) -> i32 {
+            pub extern "C" fn execute(packet: *mut __sk_buff) -> i32 {
                 let Some(room) = Room::find() else { return PASS };
-                super::execute::<$address>(&mut skb, room.work())
+                super::execute::<$address>(&mut Skb::at(packet), room.work())
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_dropped"))]
             #[inline(never)]
-            pub fn dropped(skb: Skb, now: u64, reason: u32) {
-                let Some(room) = Room::find() else { return };
-                report::dropped::<$address>(skb, now, reason, &room.work().ip);
+            pub extern "C" fn dropped(packet: *mut __sk_buff, now: u64, reason: u32) -> i32 {
+                if let Some(room) = Room::find() {
+                    report::dropped::<$address>(Skb::at(packet), now, reason, &room.work().ip);
+                }
+                TC_ACT_SHOT
             }
         }
     };

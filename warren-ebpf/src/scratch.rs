@@ -30,7 +30,7 @@ impl Room {
     /// the first to ask knows which.
     #[inline(always)]
     pub fn work<'a, A: Address>(self) -> &'a mut Work<A> {
-        const { assert!(size_of::<Work<A>>() <= size_of::<[u64; 32]>() && align_of::<Work<A>>() <= 8) };
+        const { assert!(size_of::<Work<A>>() <= size_of::<[[u64; 8]; 5]>() && align_of::<Work<A>>() <= 8) };
         // SAFETY: the row is this CPU's own and stays while the program runs. Whoever asks first writes
         // all of it.
         unsafe { &mut *(&raw mut (*self.0).work).cast() }

@@ -3,13 +3,11 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::{__sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::{
         bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes,
         bpf_skb_store_bytes,
     },
-    programs::TcContext,
 };
 use warren_ebpf::packet::Packet;
 
@@ -19,15 +17,10 @@ use warren_ebpf::packet::Packet;
 pub struct Skb(*mut __sk_buff);
 
 impl Skb {
+    /// The packet at hand, as the kernel gave it.
     #[inline(always)]
-    pub fn new(ctx: &TcContext) -> Self {
-        Self(ctx.as_ptr().cast())
-    }
-
-    /// The kernel's own.
-    #[inline(always)]
-    pub fn raw(&self) -> *mut __sk_buff {
-        self.0
+    pub fn at(packet: *mut __sk_buff) -> Self {
+        Self(packet)
     }
 
     /// Device it came in by.

@@ -93,6 +93,6 @@ pub struct Scratch {
     /// A value of a table.
     pub value: [u64; 10],
     /// What was found out about a packet.
-    pub work: [u64; 32],
+    pub work: [[u64; 8]; 5],
 }
 }

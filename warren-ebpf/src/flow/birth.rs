@@ -5,59 +5,77 @@ use super::{
     Delivery, Operation, Present, Resolved, Search, Seen, Table, Tables,
     balance::pick,
     expired, hash, masquerade,
-    record::{client_hash, delivery, flow, flow_key, patience, record, same},
+    record::{client_hash, delivery, flow, flow_key, forward_key, patience, record, same},
 };
 use crate::abi::{Address, BACKEND_UP, BackendRef, Flow, FlowKey, Forward, ForwardKey, Service, UDP};
 
 /// Source ports that are tried after a collision.
 const PORTS: u32 = 8;
 
-/// Who may begin a flow. Asked once for each, after what is known has been looked for.
-pub trait Admission<A: Address> {
-    /// Whether this packet may.
-    fn admits(&self, seen: &Seen<A>) -> bool;
+/// Whom a new flow goes to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Chosen<A> {
+    /// The backend; nobody when there is none.
+    pub backend: Resolved<A>,
+    /// What will name the tracking record.
+    pub record: Forward,
 }
 
-/// Begins a flow.
+/// Chooses a backend for a flow; whether no other conversation has its place there.
 #[inline(always)]
-pub(super) fn birth<A: Address>(
+pub fn choose<A: Address>(
     tables: &impl Tables<A>,
     present: &Present<'_>,
     service: &Service,
     seen: &Seen<A>,
-    key: &ForwardKey<A>,
     origin: BackendRef,
-) -> Delivery<A> {
-    let hash = client_hash(key);
-    let mut backend = pick(tables, service, hash, 0);
+    chosen: &mut Chosen<A>,
+) -> bool {
+    let key = forward_key(seen);
+    let backend = pick(tables, service, client_hash(&key), 0);
+    let record = record(service, &key, &backend, origin);
+    *chosen = Chosen { backend, record };
     if !backend.exists() {
-        return Delivery::default();
+        return true;
     }
-    let mut record = record(service, key, &backend, origin);
     // One UDP socket both asks and answers: what the container began with this client by itself must
     // not be taken for replies.
-    let asks =
-        key.protocol == UDP && masquerade::talks(tables, present, &flow_key(present, key, &backend, &record));
-    if asks || taken(tables, present, key, &backend, &record) {
-        // Another conversation of this client port has that socket: another backend, or port.
-        let other = pick(tables, service, hash, backend.backend.id);
-        let other_record = self::record(service, key, &other, origin);
-        let free = (other.state == BACKEND_UP || backend.state != BACKEND_UP)
-            && other.exists()
-            && !taken(tables, present, key, &other, &other_record);
-        if free {
-            (backend, record) = (other, other_record);
-        } else {
-            let flow_key = flow_key(present, key, &backend, &record);
-            let mut search = FreePort { hash: hash ^ present.now, key: flow_key, found: 0 };
-            tables.search(PORTS, &mut search);
-            if search.found == 0 {
-                return Delivery::default();
-            }
-            record.client_port = search.found;
-        }
+    let asks = key.protocol == UDP
+        && masquerade::talks(tables, present, &flow_key(present, &key, &backend, &record));
+    !asks && !taken(tables, present, &key, &backend, &record)
+}
+
+/// Chooses another backend than the one chosen, or the source port under which that one is to know the
+/// client.
+#[inline(always)]
+pub fn evade<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    service: &Service,
+    seen: &Seen<A>,
+    origin: BackendRef,
+    chosen: &mut Chosen<A>,
+) {
+    let key = forward_key(seen);
+    let hash = client_hash(&key);
+    let backend = &chosen.backend;
+    let other = pick(tables, service, hash, backend.backend.id);
+    let record = record(service, &key, &other, origin);
+    let free = (other.state == BACKEND_UP || backend.state != BACKEND_UP)
+        && other.exists()
+        && !taken(tables, present, &key, &other, &record);
+    if free {
+        *chosen = Chosen { backend: other, record };
+        return;
     }
-    open(tables, present, service, seen, key, &backend, &record)
+    let flow_key = flow_key(present, &key, backend, &chosen.record);
+    let mut search = FreePort { hash: hash ^ present.now, key: flow_key, found: 0 };
+    tables.search(PORTS, &mut search);
+    if search.found == 0 {
+        *chosen = Chosen::default();
+    } else {
+        chosen.record.client_port = search.found;
+    }
 }
 
 /// Looks for a source port under which a backend knows nobody.
@@ -121,15 +139,17 @@ impl<A: Address> Operation<Flow<A>> for Live<'_, A> {
 
 /// Makes the records of a new flow, unless another live one has the tracking record's key.
 #[inline(always)]
-fn open<A: Address>(
+pub fn open<A: Address>(
     tables: &impl Tables<A>,
     present: &Present<'_>,
     service: &Service,
     seen: &Seen<A>,
-    key: &ForwardKey<A>,
-    backend: &Resolved<A>,
-    record: &Forward,
+    chosen: &Chosen<A>,
 ) -> Delivery<A> {
+    let (key, backend, record) = (&forward_key(seen), &chosen.backend, &chosen.record);
+    if !backend.exists() {
+        return Delivery::default();
+    }
     let flow_key = flow_key(present, key, backend, record);
     let live = Live { present, key, backend: backend.backend };
     match tables.established().apply(&flow_key, live) {

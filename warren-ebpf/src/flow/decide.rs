@@ -3,7 +3,7 @@
 
 use super::{
     Delivery, Present, Resolved, Seen, Tables, masquerade,
-    published::{self, Admission},
+    published::{self, Chosen},
     resolve,
 };
 use crate::{
@@ -66,13 +66,6 @@ impl<N> Clients<'_, N> {
         N: Node<A>,
     {
         self.set == 0 || self.node.is_source(&SourceKey { set: self.set, address: seen.tuple.source })
-    }
-}
-
-impl<A: Address, N: Node<A>> Admission<A> for Clients<'_, N> {
-    #[inline(always)]
-    fn admits(&self, seen: &Seen<A>) -> bool {
-        self.concern(seen) && self.answered(seen)
     }
 }
 
@@ -160,6 +153,8 @@ pub struct Work<A: Address> {
     pub service: Service,
     /// For [`masquerade`]: the way it takes.
     pub route: Route<A>,
+    /// For [`open`]: whom the flow goes to.
+    pub chosen: Chosen<A>,
 }
 
 /// What a look leaves open.
@@ -173,8 +168,16 @@ pub enum Next {
     Forward,
     /// [`masquerade`] says.
     Masquerade,
-    /// [`begin`] says.
-    Begin,
+    /// [`recall`] says.
+    Recall,
+    /// [`admit`] says.
+    Admit,
+    /// [`choose`] says.
+    Choose,
+    /// [`evade`] says.
+    Evade,
+    /// [`open`] says.
+    Open,
 }
 
 /// A packet that came in by a device of the node. `offset` is where its IP header starts.
@@ -188,12 +191,7 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     work: &mut Work<A>,
 ) {
     look_in(node, present, packet, offset, ifindex, work);
-    if work.next == Next::Forward {
-        forward(node, present, work);
-    }
-    if work.next == Next::Begin {
-        begin(node, present, work);
-    }
+    finish(node, present, work);
     settle(node, work);
 }
 
@@ -270,13 +268,23 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
     work: &mut Work<A>,
 ) {
     look_out(node, present, packet, offset, ifindex, work);
-    match work.next {
-        Next::Nothing | Next::Begin => {}
-        Next::Forward => forward(node, present, work),
-        Next::Masquerade => masquerade(node, present, work),
-    }
-    if work.next == Next::Begin {
-        begin(node, present, work);
+    finish(node, present, work);
+}
+
+/// Takes one step after the other, until the verdict is there.
+#[inline(always)]
+fn finish<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    loop {
+        match work.next {
+            Next::Nothing => return,
+            Next::Forward => forward(node, present, work),
+            Next::Masquerade => masquerade(node, present, work),
+            Next::Recall => recall(node, present, work),
+            Next::Admit => admit(node, work),
+            Next::Choose => choose(node, present, work),
+            Next::Evade => evade(node, present, work),
+            Next::Open => open(node, present, work),
+        }
     }
 }
 
@@ -395,32 +403,64 @@ fn replied<A: Address, N: Node<A>>(node: &N, reply: &published::Reply<A>) -> Ver
     Verdict::send(Action::Container, client.ifindex, reply.tuple)
 }
 
-/// Asks for the backend of what goes to a service, if it is of a known flow; leaves what may begin one
-/// to [`begin`].
+/// Asks for the backend of what goes to a service, if it is of a known flow.
 #[inline(always)]
 pub fn forward<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let seen = &work.seen;
-    let delivery = published::forward(node, present, &work.service, seen, work.owner);
-    work.next = Next::Nothing;
-    if !delivery.exists() && seen.begins() {
-        work.next = Next::Begin;
+    let mut unknown = false;
+    let delivery = published::forward(node, present, &work.service, seen, &mut unknown);
+    if !delivery.exists() && (unknown || seen.begins()) {
+        work.next = if seen.begins() { Next::Admit } else { Next::Recall };
         return;
     }
+    work.next = Next::Nothing;
     work.verdict = forwarded(node, work, &delivery);
 }
 
-/// Begins a flow to a service, if it is the sender's to begin.
+/// Asks for the backend of what is of a flow that only half a record is left of.
 #[inline(always)]
-pub fn begin<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+pub fn recall<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    work.next = Next::Nothing;
+    let delivery = published::recall(node, present, &work.service, &work.seen, work.owner);
+    work.verdict = forwarded(node, work, &delivery);
+}
+
+/// Whether a flow is the sender's to begin.
+#[inline(always)]
+pub fn admit<A: Address, N: Node<A>>(node: &N, work: &mut Work<A>) {
     let seen = &work.seen;
     let clients = Clients { node, set: work.service.sources, from_outside: work.owner.id == 0 };
-    let delivery = published::begin(node, present, &work.service, seen, work.owner, &clients);
-    work.verdict = if !delivery.exists() && !clients.answered(seen) && clients.concern(seen) {
-        // Silence, as of a firewall: who scans a network learns nothing of what is there for others.
-        Verdict::drop(Reason::Refused)
+    work.next = Next::Nothing;
+    if !clients.concern(seen) {
+        work.verdict = forwarded(node, work, &Delivery::default());
+    } else if clients.answered(seen) {
+        work.next = Next::Choose;
     } else {
-        forwarded(node, work, &delivery)
-    };
+        // Silence, as of a firewall: who scans a network learns nothing of what is there for others.
+        work.verdict = Verdict::drop(Reason::Refused);
+    }
+}
+
+/// Which backend a flow that begins gets.
+#[inline(always)]
+pub fn choose<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let free = published::choose(node, present, &work.service, &work.seen, work.owner, &mut work.chosen);
+    work.next = if free { Next::Open } else { Next::Evade };
+}
+
+/// Which other backend it gets, or source port, when another conversation has its place.
+#[inline(always)]
+pub fn evade<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    published::evade(node, present, &work.service, &work.seen, work.owner, &mut work.chosen);
+    work.next = Next::Open;
+}
+
+/// Makes the records of a flow that begins.
+#[inline(always)]
+pub fn open<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    work.next = Next::Nothing;
+    let delivery = published::open(node, present, &work.service, &work.seen, &work.chosen);
+    work.verdict = forwarded(node, work, &delivery);
 }
 
 /// The way to a backend, or past it.
@@ -441,6 +481,7 @@ fn forwarded<A: Address, N: Node<A>>(node: &N, work: &Work<A>, delivery: &Delive
 #[inline(always)]
 pub fn masquerade<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let shown = masquerade::outbound(node, present, &work.seen, work.owner, work.route.source);
+    work.next = Next::Nothing;
     work.verdict = match shown.refused {
         Some(reason) => Verdict::drop(reason),
         None => Verdict::send(Action::Device, work.route.ifindex, shown.tuple),

@@ -2,8 +2,7 @@
 //! the container's reply shows, and the forward record, keyed by what the client's packets show,
 //! from which (with the backend's address) the first one is found.
 //!
-//! - A TCP flow is born from a pure SYN only, a UDP flow from any packet that may begin one
-//!   ([`Admission`]).
+//! - A TCP flow is born from a pure SYN only, a UDP flow from any packet that may begin one.
 //! - Two flows never share a tracking record: when one client port talks to two published tuples
 //!   that lead to one container socket, the second flow takes another backend, else another source
 //!   port. The client's address is kept, except for a container that reaches itself.
@@ -13,13 +12,12 @@
 //!   has sent, which nobody can who sends under another's address ([`Flow::expected`]); UDP flows
 //!   until they have gone both ways for a while ([`udp`]).
 
-pub use super::birth::Admission;
+pub use super::birth::{Chosen, choose, evade, open};
 use super::{
     Delivery, Operation, Present, Seen, Table, Tables,
     balance::{candidate, keeps},
-    birth::birth,
     expired,
-    record::{client_hash, delivery, flow, flow_key, record, same},
+    record::{client_hash, delivery, flow, flow_key, forward_key, record, same},
     resolve,
     tcp::{self, Side},
     touch, udp,
@@ -32,29 +30,15 @@ use crate::{
     packet::{ACK, RST, Segment, Tuple},
 };
 
-/// The key of the forward record of a client's packet.
-#[inline(always)]
-fn forward_key<A: Address>(seen: &Seen<A>) -> ForwardKey<A> {
-    ForwardKey {
-        client: seen.tuple.source,
-        published: seen.tuple.destination,
-        client_port: seen.tuple.source_port,
-        published_port: seen.tuple.destination_port,
-        protocol: seen.protocol,
-        pad: [0; 3],
-    }
-}
-
-/// Sends a client's packet of a known flow to its backend. `origin` is the container that sent it, or
-/// 0 for a client from outside. Nothing: of no known flow; one that [begins](Seen::begins) a flow is
-/// for [`begin`], others are not to be forwarded.
+/// Sends a client's packet of a known flow to its backend. Nothing: not of one, or of one that is no
+/// more, which leaves `unknown` as it is.
 #[inline(always)]
 pub fn forward<A: Address>(
     tables: &impl Tables<A>,
     present: &Present<'_>,
     service: &Service,
     seen: &Seen<A>,
-    origin: BackendRef,
+    unknown: &mut bool,
 ) -> Delivery<A> {
     let key = forward_key(seen);
     let established = tables.established_forwards().with(&key, |f| *f);
@@ -63,33 +47,11 @@ pub fn forward<A: Address>(
         Some(f) => f,
         None => tables.half_open_forwards().with(&key, |f| *f).unwrap_or_default(),
     };
-    let begins = seen.begins();
-    if record.backend.id != 0 {
-        let found = follow(tables, present, service, seen, &key, &record, established.is_some());
-        if found.exists() || !begins {
-            return found;
-        }
-    }
-    if begins {
+    if record.backend.id == 0 {
+        *unknown = true;
         return Delivery::default();
     }
-    recompute(tables, present, service, seen, &key, origin)
-}
-
-/// Begins a flow, as [`forward`]. Nothing: the node's own stack answers.
-#[inline(always)]
-pub fn begin<A: Address>(
-    tables: &impl Tables<A>,
-    present: &Present<'_>,
-    service: &Service,
-    seen: &Seen<A>,
-    origin: BackendRef,
-    admission: &impl Admission<A>,
-) -> Delivery<A> {
-    if !admission.admits(seen) {
-        return Delivery::default();
-    }
-    birth(tables, present, service, seen, &forward_key(seen), origin)
+    follow(tables, present, service, seen, &key, &record, established.is_some())
 }
 
 /// What a container's reply must show, and the way it takes; or nothing, see [`resolve`].
@@ -316,17 +278,18 @@ fn established(state: u8) -> bool {
     state >= FLOW_ESTABLISHED && state != FLOW_RESET
 }
 
-/// Finds a flow whose forward record was evicted, where the backend that a new flow would get is
-/// still the one it has.
+/// As [`forward`], for a flow whose forward record was evicted, where the backend that a new flow would
+/// get is still the one it has. `origin` is the container that sent the packet, or 0 for a client from
+/// outside.
 #[inline(always)]
-fn recompute<A: Address>(
+pub fn recall<A: Address>(
     tables: &impl Tables<A>,
     present: &Present<'_>,
     service: &Service,
     seen: &Seen<A>,
-    key: &ForwardKey<A>,
     origin: BackendRef,
 ) -> Delivery<A> {
+    let key = &forward_key(seen);
     let backend = resolve(tables, candidate(tables, service, client_hash(key)));
     if !backend.serves() {
         return Delivery::default();

@@ -12,6 +12,19 @@ use crate::{
     packet::Tuple,
 };
 
+/// The key of the forward record of a client's packet.
+#[inline(always)]
+pub(super) fn forward_key<A: Address>(seen: &Seen<A>) -> ForwardKey<A> {
+    ForwardKey {
+        client: seen.tuple.source,
+        published: seen.tuple.destination,
+        client_port: seen.tuple.source_port,
+        published_port: seen.tuple.destination_port,
+        protocol: seen.protocol,
+        pad: [0; 3],
+    }
+}
+
 #[inline(always)]
 pub(super) fn client_hash<A: Address>(key: &ForwardKey<A>) -> u64 {
     hash::tuple(&key.client, &key.published, key.client_port, key.published_port, key.protocol)
