@@ -3,6 +3,7 @@
 //! clsact below), writes what it found to the console and ends the machine. Never run it anywhere
 //! else: it takes itself for init.
 
+mod network;
 mod node;
 
 use std::{

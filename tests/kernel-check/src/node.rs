@@ -1,5 +1,5 @@
 //! A whole node in a kernel whose only control groups are cgroup2: limits of containers, seen from
-//! inside and in what happens.
+//! inside and in what happens; or, where the machine has `ip`, its network ([`network`](super::network)).
 
 use std::{
     fs::{self, File},
@@ -24,7 +24,7 @@ use warren_tests::{
 const WARREN: &str = "/usr/bin/warren";
 const LOG: &str = "/var/agent.log";
 /// Everything is slow here.
-const SOON: Duration = Duration::from_secs(100);
+pub const SOON: Duration = Duration::from_secs(100);
 
 /// Whether this initramfs is one of a node.
 pub fn is_here() -> bool {
@@ -59,7 +59,8 @@ pub fn check() -> Result<()> {
         std::env::set_var("WARREN_TESTBOX", "/usr/bin/testbox");
     }
     let agent = start()?;
-    let found = containers().with_context(|| {
+    let looked = if super::network::is_wanted() { super::network::check() } else { containers() };
+    let found = looked.with_context(|| {
         let log = fs::read_to_string(LOG).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         format!("the agent said:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"))
@@ -127,7 +128,7 @@ fn start() -> Result<Child> {
     })
 }
 
-fn warren(words: &[&str]) -> Result<String> {
+pub fn warren(words: &[&str]) -> Result<String> {
     program::run(Command::new(WARREN).args(words), SOON * 2)?.ok()
 }
 
@@ -138,7 +139,8 @@ fn tasks(service: &str) -> Result<Vec<Value>> {
     serde_json::from_str(&text).with_context(|| text)
 }
 
-fn create(name: &str, flags: &str, args: &str) -> Result<()> {
+/// A service of one container that is not started again.
+pub fn create(name: &str, flags: &str, args: &str) -> Result<()> {
     let words = ["service", "create", "--detach", "--restart-condition", "none", "--image", "look:1"];
     let mut words = words.to_vec();
     words.extend(flags.split(' '));
@@ -147,10 +149,15 @@ fn create(name: &str, flags: &str, args: &str) -> Result<()> {
     warren(&words).map(drop)
 }
 
-fn containers() -> Result<()> {
+/// The image `look:1`.
+pub fn import() -> Result<()> {
     let archive = Path::new("/tmp/image.tar");
     image::write_oci(&Image { cmd: vec!["look".into()], ..Image::web("look:1") }, archive)?;
-    warren(&["image", "import", "/tmp/image.tar"])?;
+    warren(&["image", "import", "/tmp/image.tar"]).map(drop)
+}
+
+fn containers() -> Result<()> {
+    import()?;
     let is = |key: &str, value: &str| (key.to_owned(), Want::Is(value.to_owned()));
     let has = |key: &str, value: &str| (key.to_owned(), Want::Has(value.to_owned()));
     let rows = [

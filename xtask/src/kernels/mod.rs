@@ -33,10 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// And in any case.
 const LONGEST: Duration = Duration::from_secs(900);
 
-/// Boots each kernel with the object that `build-ebpf` made.
+/// Boots each kernel with the object that `build-ebpf` made, then with a node and another host.
 ///
 /// # Errors
-/// A kernel refuses a program.
+/// A kernel refuses a program, or something does not get through there.
 pub fn run() -> Result<Skipped> {
     if std::env::consts::ARCH != "x86_64" {
         return Ok(Some("the kernels are Debian's for x86_64, and this machine is none".to_owned()));
@@ -65,13 +65,14 @@ pub fn run() -> Result<Skipped> {
         ];
         initramfs::write(&ramfs, &files, &kernel.modules(&MODULES))?;
         let machine = Machine {
-            kernel: kernel.image,
+            kernel: kernel.image.clone(),
             ramfs,
             console: dir.join("console"),
             memory: "1024",
             clock: Clock::Real,
         };
-        if let Err(e) = machine.boot() {
+        // The programs first, which says more of one that is refused.
+        if let Err(e) = machine.boot().and_then(|()| node::network(&init, &kernel, &dir)) {
             eprintln!("{e:#}");
             refused.push(*name);
         }

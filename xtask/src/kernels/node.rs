@@ -1,5 +1,5 @@
-//! A whole node in a kernel with nothing but cgroup2, which the machine at hand may not have: its own
-//! containerd and runc, containers with limits, and what they see and do.
+//! A whole node in an emulated machine, with its own containerd and runc: its network in each kernel, and
+//! limits of its containers where there is nothing but cgroup2, which the machine at hand may not have.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use super::{
     initramfs::{self, File},
 };
 use crate::{
-    packages,
+    packages::{self, Kernel},
     process::{command, find, output, run as execute, say},
     test::{self, Skipped},
     workspace,
@@ -31,12 +31,27 @@ const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "runc"];
 /// A limit does not hold there, or the set-up fails.
 pub fn run(init: &Path) -> Result<Skipped> {
     say(&format!("a node with cgroup2 only (Debian {SUITE})"));
-    let built = test::binaries()?;
     let dir = workspace::target()?.join("kernels").join(SUITE);
     let kernel = match packages::fetch(SUITE, &dir) {
         Ok(kernel) => kernel,
         Err(e) => return Ok(Some(format!("no kernel from the mirror: {e:#}"))),
     };
+    boot(init, &kernel, &dir, "node", &PROGRAMS, Clock::Instructions)?;
+    Ok(None)
+}
+
+/// Boots one with another host beside it, and asks through everything that it should carry.
+///
+/// # Errors
+/// Something does not get through there, or the set-up fails.
+pub fn network(init: &Path, kernel: &Kernel, dir: &Path) -> Result<()> {
+    let mut programs = PROGRAMS.to_vec();
+    programs.push("ip");
+    boot(init, kernel, dir, "network", &programs, Clock::Real)
+}
+
+fn boot(init: &Path, kernel: &Kernel, dir: &Path, name: &str, programs: &[&str], clock: Clock) -> Result<()> {
+    let built = test::binaries()?;
     // Most of a binary of the dev profile is for debuggers.
     let stripped = dir.join("warren");
     execute(command("strip", &["-o"]).arg(&stripped).arg(&built.warren))?;
@@ -45,7 +60,7 @@ pub fn run(init: &Path) -> Result<Skipped> {
         File::program("usr/bin/warren", &stripped),
         File::program("usr/bin/testbox", &built.testbox),
     ];
-    for program in PROGRAMS {
+    for program in programs {
         let found = find(program).with_context(|| format!("{program} is missing"))?;
         files.push(File::program(&format!("usr/bin/{program}"), &found));
     }
@@ -57,17 +72,16 @@ pub fn run(init: &Path) -> Result<Skipped> {
         let name = library.display().to_string();
         files.push(File::program(name.trim_start_matches('/'), &library));
     }
-    let ramfs = dir.join("initramfs-node");
+    let ramfs = dir.join(format!("initramfs-{name}"));
     initramfs::write(&ramfs, &files, &kernel.modules(&MODULES))?;
     let machine = Machine {
-        kernel: kernel.image,
+        kernel: kernel.image.clone(),
         ramfs,
-        console: dir.join("console-node"),
+        console: dir.join(format!("console-{name}")),
         memory: "3072",
-        clock: Clock::Instructions,
+        clock,
     };
-    machine.boot()?;
-    Ok(None)
+    machine.boot()
 }
 
 /// The shared libraries of a program, the loader among them; none of a static one.
