@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use warren_ebpf::abi::{
-    Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Local,
+    Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Gate, Limit, Local,
     Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer,
     SourceKey, capacity,
 };
@@ -91,3 +91,16 @@ pub static SOCK6: LruHashMap<u64, SocketPeer<V6>, { capacity::SOCKETS6 }> = LruH
 pub static SOCK_UDP6: LruHashMap<SocketKey<V6>, SocketFlow<V6>, { capacity::SOCKETS6 }> = LruHashMap::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static LIMIT: HashMap<u32, Limit, { capacity::LIMITS }, GROWING> = HashMap::new();
+#[btf_map]
+pub static DENY4: LpmTrie<[u8; 4], u32, { capacity::DENIED }> = LpmTrie::new();
+#[btf_map]
+pub static DENY6: LpmTrie<V6, u32, { capacity::DENIED }> = LpmTrie::new();
+#[btf_map]
+pub static CLIENT4: LruHashMap<ClientKey, Client, { capacity::CLIENTS }> = LruHashMap::new();
+#[btf_map]
+pub static CLIENT6: LruHashMap<ClientKey, Client, { capacity::CLIENTS6 }> = LruHashMap::new();
+#[btf_map]
+pub static GATE: Array<Gate, 2> = Array::new();
