@@ -6,9 +6,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use warren_ebpf::abi::{
-    Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Gate, Limit, Local,
-    Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer,
-    SourceKey, capacity,
+    Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward,
+    ForwardKey, Gate, Limit, Local, Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey,
+    SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
 };
 
 type V6 = [u8; 16];

@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::{
     abi::{
-        Address, Backend, BackendRef, Client, ClientKey, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Limit, Return,
-        ReturnKey, Route, Service, ServiceKey, SourceKey, Words as V6, capacity,
+        Address, Backend, BackendRef, Client, ClientKey, Egress, EgressKey, Flow, FlowKey, Forward,
+        ForwardKey, Limit, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, Words as V6, capacity,
     },
     flow::{
         Operation, Search, Table, Tables,

@@ -248,7 +248,9 @@ fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut W
     else {
         return;
     };
-    if present.config.flags & CONFIG_DENY != 0 && node.is_denied(&seen.tuple.source) {
+    // Others' traffic through the node is not ours to stop.
+    let denied = present.config.flags & CONFIG_DENY != 0 && node.is_denied(&seen.tuple.source);
+    if denied && node.is_local(&seen.tuple.destination) {
         work.verdict = Verdict::drop(Reason::Denied);
         return;
     }

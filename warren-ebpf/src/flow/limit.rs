@@ -49,7 +49,13 @@ pub const fn at_most(now: u64, spacing: u32, burst: u32) -> u64 {
 
 /// Takes one of what a client may have; whether there was one.
 #[inline(always)]
-pub fn take<A: Address, T: Tables<A>>(tables: &T, place: &mut u64, spacing: u32, burst: u32, now: u64) -> bool {
+pub fn take<A: Address, T: Tables<A>>(
+    tables: &T,
+    place: &mut u64,
+    spacing: u32,
+    burst: u32,
+    now: u64,
+) -> bool {
     let mut i = 0;
     while i < TRIES {
         let seen = *place;
@@ -171,6 +177,11 @@ fn ask<A: Address, N: Node<A>>(node: &N, now: u64, packet: bool, work: &Work<A>)
 /// Whether a packet is one that its client may send to a port whose packets are limited.
 #[inline(always)]
 pub fn pace<A: Address, N: Node<A>>(node: &N, now: u64, work: &mut Work<A>) {
+    // What only passes through the node is no client's of it.
+    if !node.is_local(&work.seen.tuple.destination) {
+        work.next = Next::Forward;
+        return;
+    }
     work.next = Next::Nothing;
     match ask(node, now, true, work) {
         Answer::Excess => work.verdict = Verdict::drop(Reason::PacketRate),

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use warren_ebpf::abi::{Backend, map};
 
@@ -28,6 +29,7 @@ use super::{
         shape::Shape,
         sys::{bytes_of, netns_cookie},
     },
+    deny::{self, DenyList},
     home,
     netlink::{Monitor, Netlink, host::Host},
     report,
@@ -57,6 +59,7 @@ pub(super) enum Audit {
 pub(super) struct Engine {
     pub(super) settings: Settings,
     netns_dir: PathBuf,
+    deny_file: PathBuf,
     pub(super) netlink: Netlink,
     pub(super) monitor: Monitor,
     pub(super) assignment: watch::Receiver<Option<Arc<Assignment>>>,
@@ -65,6 +68,8 @@ pub(super) struct Engine {
     sockets: Arc<SockDiag>,
     state: Mutex<State>,
     links: tokio::sync::Mutex<()>,
+    /// Held by who writes the deny list.
+    denying: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
 }
 
@@ -76,6 +81,8 @@ pub(super) struct State {
     /// How often we have written.
     writes: u64,
     pub(super) attached: BTreeMap<TaskId, Attached>,
+    /// Whom published ports never answer.
+    pub(super) denied: DenyList,
     pub(super) host: Host,
     retired: Vec<(Range<u32>, Instant)>,
     /// Whose links are being made: not yet as they should be, and nothing to mend.
@@ -103,6 +110,7 @@ impl State {
             settings,
             host: &self.host,
             attached: &self.attached,
+            denied: &self.denied,
             assignment,
             current: &self.current,
             retired: &retired,
@@ -212,6 +220,7 @@ impl Engine {
         hook: Hook,
     ) -> Result<Arc<Self>, NetError> {
         home::leave_old(&config)?;
+        let denied = deny::read(&config.deny_file)?;
         // The verifier takes its time; whoever starts beside us must not wait for it.
         let pin_root = config.pin_root.clone();
         let loaded = tokio::task::spawn_blocking(move || Loaded::start(&pin_root, shapes, hook))
@@ -254,6 +263,7 @@ impl Engine {
             current,
             writes: 0,
             attached,
+            denied,
             host,
             retired: Vec::new(),
             making: BTreeSet::new(),
@@ -268,6 +278,7 @@ impl Engine {
         let engine = Arc::new(Self {
             settings,
             netns_dir: config.netns_dir,
+            deny_file: config.deny_file,
             netlink,
             monitor,
             assignment,
@@ -275,6 +286,7 @@ impl Engine {
             sockets: Arc::new(sockets),
             state: Mutex::new(state),
             links: tokio::sync::Mutex::new(()),
+            denying: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
         engine.pass(None).await?;
@@ -358,6 +370,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Changes the deny list: on the disk first, so that what is said to hold goes on holding.
+    pub(super) async fn deny(&self, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
+        let _denying = self.denying.lock().await;
+        let list = deny::changed(&self.state().denied, add, remove)?;
+        let (file, kept) = (self.deny_file.clone(), list.clone());
+        let write = move || deny::write(&file, &kept);
+        tokio::task::spawn_blocking(write).await.map_err(|_| NetError::Stopped)??;
+        let mut state = self.state();
+        state.denied.clone_from(&list);
+        state.settle(&self.settings, self.heard().as_deref())?;
+        Ok(list)
     }
 
     /// When the loop should look again if nothing happens before: rows that nobody reads any more

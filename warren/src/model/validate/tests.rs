@@ -12,6 +12,7 @@ fn spec() -> ServiceSpec {
         replicas: 1,
         task: TaskSpec::new("web".parse().unwrap()),
         publish: vec![],
+        limits: Default::default(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Deciding, comparing and writing together, against maps that are only memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
 
+use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, ROUTE_DROP, Route, SOURCES_NOBODY,
     Service, ServiceKey, TCP, map,
@@ -59,6 +60,7 @@ struct Node {
     settings: Settings,
     host: Host,
     attached: BTreeMap<TaskId, Attached>,
+    denied: BTreeSet<IpNet>,
     assignment: Option<Assignment>,
     retired: Vec<Range<u32>>,
     maps: Memory,
@@ -91,6 +93,7 @@ impl Node {
             },
             host: Host::default(),
             attached: BTreeMap::new(),
+            denied: BTreeSet::new(),
             assignment: None,
             retired: Vec::new(),
             maps: Memory::default(),
@@ -120,6 +123,7 @@ impl Node {
                 name: "web".into(),
                 datapath_id: 9,
                 ports: vec!["8080:80".parse().unwrap(), "127.0.0.1:9090:90".parse().unwrap()],
+                limits: Default::default(),
                 backends: (1..=n).map(|i| (task(i), node, attachment(i, 1))).collect(),
             }],
         });
@@ -130,6 +134,7 @@ impl Node {
             settings: &self.settings,
             host: &self.host,
             attached: &self.attached,
+            denied: &self.denied,
             assignment: self.assignment.as_ref(),
             current: &self.current,
             retired: &self.retired,
@@ -476,7 +481,7 @@ proptest! {
                     let assignment = node.assignment.as_mut().unwrap();
                     let template = assignment.services.remove(0);
                     for (i, members) in (0u16..).zip(services) {
-                        let members: std::collections::BTreeSet<u8> = members.into_iter().collect();
+                        let members: BTreeSet<u8> = members.into_iter().collect();
                         let mut port = template.ports[0].clone();
                         port.published += i;
                         assignment.services.push(ServiceEndpoint {

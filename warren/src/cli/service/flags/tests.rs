@@ -39,13 +39,14 @@ fn plain() -> ServiceSpec {
         replicas: 1,
         task: TaskSpec::new("web".parse().unwrap()),
         publish: vec![],
+        limits: Default::default(),
     }
 }
 
 fn created(line: &str) -> Result<ServiceSpec, String> {
     let line = Create::try_parse_from(words(line)).map_err(|e| e.to_string())?;
     let mut spec = plain();
-    line.options.apply(&mut spec.task).map_err(|e| format!("{e:#}"))?;
+    line.options.apply(&mut spec).map_err(|e| format!("{e:#}"))?;
     line.lists.apply(&mut spec, &here).map_err(|e| format!("{e:#}"))?;
     validate::service(&spec).map_err(|e| e.to_string())?;
     Ok(spec)
@@ -55,7 +56,7 @@ fn created(line: &str) -> Result<ServiceSpec, String> {
 fn updated(before: &str, line: &str) -> ServiceSpec {
     let mut spec = created(before).unwrap();
     let line = Update::try_parse_from(words(line)).unwrap();
-    line.options.apply(&mut spec.task).unwrap();
+    line.options.apply(&mut spec).unwrap();
     line.changes.apply(&mut spec, &here).unwrap();
     spec
 }
