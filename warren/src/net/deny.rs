@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::capacity;
 
-use super::NetError;
+use super::{NetError, engine::Engine};
 
 /// Networks, without the bits behind their prefix.
 pub type DenyList = BTreeSet<IpNet>;
@@ -49,7 +49,7 @@ fn written(list: &DenyList) -> String {
 }
 
 /// Writes the list so that after a power cut either this one or the one before is there.
-pub(super) fn write(path: &Path, list: &DenyList) -> Result<(), NetError> {
+fn write(path: &Path, list: &DenyList) -> Result<(), NetError> {
     let write = || {
         let aside = path.with_extension("new");
         let mut file = File::create(&aside)?;
@@ -65,7 +65,7 @@ pub(super) fn write(path: &Path, list: &DenyList) -> Result<(), NetError> {
 }
 
 /// What becomes of a list.
-pub(super) fn changed(list: &DenyList, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
+fn changed(list: &DenyList, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
     let mut list = list.clone();
     for net in remove.iter().map(IpNet::trunc) {
         if !list.remove(&net) {
@@ -78,6 +78,18 @@ pub(super) fn changed(list: &DenyList, add: &[IpNet], remove: &[IpNet]) -> Resul
             return Err(NetError::DenyListFull { room: capacity::DENIED });
         }
     }
+    Ok(list)
+}
+
+/// Changes the node's list: on the disk first, so that what is said to hold goes on holding.
+pub(super) async fn change(engine: &Engine, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
+    let _denying = engine.denying.lock().await;
+    let list = changed(&engine.state().denied, add, remove)?;
+    let (file, kept) = (engine.deny_file.clone(), list.clone());
+    tokio::task::spawn_blocking(move || write(&file, &kept)).await.map_err(|_| NetError::Stopped)??;
+    let mut state = engine.state();
+    state.denied.clone_from(&list);
+    state.settle(&engine.settings, engine.heard().as_deref())?;
     Ok(list)
 }
 

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use warren_ebpf::abi::{Backend, map};
 
@@ -59,7 +58,7 @@ pub(super) enum Audit {
 pub(super) struct Engine {
     pub(super) settings: Settings,
     netns_dir: PathBuf,
-    deny_file: PathBuf,
+    pub(super) deny_file: PathBuf,
     pub(super) netlink: Netlink,
     pub(super) monitor: Monitor,
     pub(super) assignment: watch::Receiver<Option<Arc<Assignment>>>,
@@ -69,7 +68,7 @@ pub(super) struct Engine {
     state: Mutex<State>,
     links: tokio::sync::Mutex<()>,
     /// Held by who writes the deny list.
-    denying: tokio::sync::Mutex<()>,
+    pub(super) denying: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
 }
 
@@ -124,7 +123,11 @@ impl State {
     }
 
     /// Makes the maps so.
-    fn settle(&mut self, settings: &Settings, assignment: Option<&Assignment>) -> Result<(), NetError> {
+    pub(super) fn settle(
+        &mut self,
+        settings: &Settings,
+        assignment: Option<&Assignment>,
+    ) -> Result<(), NetError> {
         let now = Instant::now();
         self.retired.retain(|(_, since)| now.duration_since(*since) < GRACE);
         let Plan { desired, retire } = self.plan(settings, assignment);
@@ -370,19 +373,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Changes the deny list: on the disk first, so that what is said to hold goes on holding.
-    pub(super) async fn deny(&self, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
-        let _denying = self.denying.lock().await;
-        let list = deny::changed(&self.state().denied, add, remove)?;
-        let (file, kept) = (self.deny_file.clone(), list.clone());
-        let write = move || deny::write(&file, &kept);
-        tokio::task::spawn_blocking(write).await.map_err(|_| NetError::Stopped)??;
-        let mut state = self.state();
-        state.denied.clone_from(&list);
-        state.settle(&self.settings, self.heard().as_deref())?;
-        Ok(list)
     }
 
     /// When the loop should look again if nothing happens before: rows that nobody reads any more

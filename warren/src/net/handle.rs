@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     NetError,
-    deny::DenyList,
+    deny::{self, DenyList},
     drops::{self, LastDrops},
     engine::Engine,
     report,
@@ -87,7 +87,7 @@ impl Handle {
     /// Adds networks to the deny list and removes some from it; holds from the next packet on, and is
     /// kept. One error, and nothing is changed.
     pub async fn deny(&self, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
-        self.engine.deny(add, remove).await
+        deny::change(&self.engine, add, remove).await
     }
 
     /// Compares what should be with what is.

@@ -182,6 +182,16 @@ fn each_flag_sets_its_field_and_nothing_else() {
     ] {
         sets(line, &[expected]);
     }
+    let published = r#"ports = ["8080:80/tcp"]"#;
+    sets(
+        "-p 8080:80 --limit-conn-rate 100",
+        &[r#"limits.conn_rate = {"burst":100,"per_second":100}"#, published],
+    );
+    sets(
+        "-p 8080:80 --limit-pps 1000/50",
+        &[r#"limits.packet_rate = {"burst":50,"per_second":1000}"#, published],
+    );
+    sets("--limit-pps none --limit-conn-rate 0", &[]);
     sets("--memory 64m --memory-swap -1", &["resources.memory = 67108864", "resources.memory_swap = -1"]);
     sets("", &[]);
 }
@@ -244,6 +254,16 @@ fn an_update_replaces_what_is_named_and_takes_back_what_is_empty() {
         serde_json::json!({"url": "http://:81/b", "method": "HEAD", "headers": ["A: b"], "statuses": ["200"]})
     );
     assert_eq!(updated("--no-healthcheck", "--no-healthcheck=false"), plain());
+    let limited = "-p 8080:80 --limit-conn-rate 5 --limit-pps 7";
+    assert_eq!(
+        updated(limited, "--limit-pps 9/1").limits.conn_rate,
+        created(limited).unwrap().limits.conn_rate
+    );
+    assert_eq!(
+        updated(limited, "--limit-pps none --limit-conn-rate ''"),
+        created("-p 8080:80").unwrap(),
+        "none and nothing lift a limit"
+    );
     assert_eq!(updated("--no-healthcheck", "--health-tcp 1"), created("--health-tcp 1").unwrap());
     assert_eq!(updated(http, "--no-healthcheck"), created("--no-healthcheck").unwrap());
 }
