@@ -1,6 +1,6 @@
 //! UDP published: from everywhere, and one stream through everything that happens to a service.
 
-use std::{process::Stdio, thread, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -8,14 +8,48 @@ use warren_tests::{Host, eventually, image, load::Load, scenario::OneNode};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Datagrams a second.
-const RATE: u32 = 2000;
+/// Datagrams a second, of each stream of the node itself.
+const OWN_RATE: u32 = 2000;
 
-/// An echo service of two replicas on port 7000.
+/// An echo service of two replicas on port 7000. It is asked whether it is there: a program that was
+/// just started has no socket yet.
 fn site() -> Result<OneNode> {
     let site = OneNode::new()?;
-    site.create("echo", &["--replicas", "2", "-p", "7000:7/udp"], &["udp-echo"])?;
+    let ready = r#"["/testbox","ask-udp","127.0.0.1:7"]"#;
+    let flags = ["--replicas", "2", "-p", "7000:7/udp", "--health-cmd", ready, "--health-interval", "1s"];
+    site.create("echo", &flags, &["udp-echo"])?;
     Ok(site)
+}
+
+/// Datagrams that sockets of the service's replicas, the client and the node had no room for, because
+/// their programs did not get to read them: not the network's loss. Of a replica that has ended, what
+/// had been when it was last looked at.
+#[derive(Default)]
+struct Overflows(BTreeMap<i64, u64>);
+
+impl Overflows {
+    fn look(&mut self, site: &OneNode) -> Result<()> {
+        let read = |snmp: &str| -> Result<u64> {
+            let mut udp = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));
+            let (names, values) = (udp.next().context("no Udp")?, udp.next().context("no Udp")?);
+            let mut found = names.split(' ').zip(values.split(' ')).filter(|(n, _)| *n == "RcvbufErrors");
+            Ok(found.next().context("no RcvbufErrors")?.1.parse()?)
+        };
+        for (_, pid) in site.node.running("echo")? {
+            if let Ok(snmp) = std::fs::read_to_string(format!("/proc/{pid}/net/snmp")) {
+                self.0.insert(pid, read(&snmp)?);
+            }
+        }
+        for (i, host) in [&site.client, &site.node.host].into_iter().enumerate() {
+            let snmp = host.ns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+            self.0.insert(-1 - i64::try_from(i)?, read(&snmp)?);
+        }
+        Ok(())
+    }
+
+    fn all(&self) -> u64 {
+        self.0.values().sum()
+    }
 }
 
 /// Streams of numbered datagrams: of another host, and of the node itself, with and without a
@@ -23,12 +57,13 @@ fn site() -> Result<OneNode> {
 struct Streams(Vec<(&'static str, Load)>);
 
 impl Streams {
-    fn start(site: &OneNode, seconds: u64) -> Result<Self> {
+    /// `rate` of another host's, datagrams a second.
+    fn start(site: &OneNode, rate: u32, seconds: u64) -> Result<Self> {
         let (node, own) = (format!("{}:7000", site.node.host.v4), "127.0.0.1:7000");
         let streams = vec![
-            ("another host", Load::datagrams(&site.client, &node, RATE, seconds)?),
-            ("the node, not connected", Load::datagrams(&site.node.host, own, RATE, seconds)?),
-            ("the node, connected", Load::connected_datagrams(&site.node.host, &node, RATE, seconds)?),
+            ("another host", Load::datagrams(&site.client, &node, rate, seconds)?),
+            ("the node, not connected", Load::datagrams(&site.node.host, own, OWN_RATE, seconds)?),
+            ("the node, connected", Load::connected_datagrams(&site.node.host, &node, OWN_RATE, seconds)?),
         ];
         thread::sleep(Duration::from_secs(1));
         Ok(Self(streams))
@@ -95,7 +130,7 @@ fn it_answers_from_everywhere() -> Result<()> {
 #[ignore = "needs root"]
 fn killing_and_restarting_the_agent_loses_no_datagram() -> Result<()> {
     let mut site = site()?;
-    let streams = Streams::start(&site, 25)?;
+    let streams = Streams::start(&site, 10_000, 25)?;
     for _ in 0..2 {
         site.node.kill_agent()?;
         thread::sleep(Duration::from_secs(2));
@@ -103,9 +138,16 @@ fn killing_and_restarting_the_agent_loses_no_datagram() -> Result<()> {
     }
     site.node.stop_agent()?;
     site.node.start_agent()?;
-    for (whose, result) in streams.finish()? {
-        ensure!(result["lost"] == 0 && result["reconnects"] == 0, "{whose}: {result}");
+    let ended = streams.finish()?;
+    let mut overflows = Overflows::default();
+    overflows.look(&site)?;
+    let mut lost = 0;
+    for (whose, result) in &ended {
+        ensure!(result["reconnects"] == 0, "{whose}: {result}");
+        lost += result["lost"].as_u64().context("no number")?;
     }
+    let drops = site.node.json(&["net", "drops"])?;
+    ensure!(lost == overflows.all(), "{lost} lost, {} for want of room, {drops}", overflows.all());
     Ok(())
 }
 
@@ -114,10 +156,12 @@ fn killing_and_restarting_the_agent_loses_no_datagram() -> Result<()> {
 fn scaling_and_redeploying_loses_no_datagram() -> Result<()> {
     let site = site()?;
     let before = site.node.running("echo")?;
-    let streams = Streams::start(&site, 40)?;
-    site.node.ok(&["service", "scale", "echo=4"])?;
-    site.node.ok(&["service", "scale", "echo=1"])?;
-    site.node.ok(&["service", "scale", "echo=2"])?;
+    let streams = Streams::start(&site, 2000, 40)?;
+    let mut overflows = Overflows::default();
+    for replicas in ["echo=4", "echo=1", "echo=2"] {
+        site.node.ok(&["service", "scale", replicas])?;
+        overflows.look(&site)?;
+    }
     // One of the two after the other.
     site.node.ok(&["service", "update", "--force", "echo"])?;
     let after = eventually("two replicas", SOON, || {
@@ -125,11 +169,14 @@ fn scaling_and_redeploying_loses_no_datagram() -> Result<()> {
         if now.len() == 2 { Ok(now) } else { bail!("{now:?}") }
     })?;
     ensure!(after.iter().all(|t| !before.contains(t)), "{after:?} after {before:?}");
-    for (whose, result) in streams.finish()? {
-        // Four replicas were stopped while they were being sent to: what one has read and not yet
-        // answered when it is told to end, or what its socket still holds, goes with it.
+    let ended = streams.finish()?;
+    overflows.look(&site)?;
+    for (whose, result) in ended {
+        // Five replicas were stopped while they were being sent to. A connected socket of the node is
+        // ended with its backend, and with it the answer that was on its way.
         let lost = result["lost"].as_u64().context("no number")?;
-        ensure!(lost <= 4 * 4, "{whose}: {result}");
+        let allowed = if whose.ends_with(", connected") { 5 } else { 0 };
+        ensure!(lost <= allowed + overflows.all(), "{whose}: {result}, {}", overflows.all());
     }
     Ok(())
 }
@@ -138,7 +185,7 @@ fn scaling_and_redeploying_loses_no_datagram() -> Result<()> {
 #[ignore = "needs root"]
 fn a_killed_replica_takes_only_what_was_on_its_way() -> Result<()> {
     let site = site()?;
-    let streams = Streams::start(&site, 15)?;
+    let streams = Streams::start(&site, 2000, 15)?;
     let (_, pid) = site.node.running("echo")?.pop().context("no replica")?;
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
@@ -148,9 +195,10 @@ fn a_killed_replica_takes_only_what_was_on_its_way() -> Result<()> {
         if whole { Ok(()) } else { bail!("{now:?}") }
     })?;
     for (whose, result) in streams.finish()? {
-        // Until the agent hears of the death from containerd.
-        let lost = result["lost"].as_u64().context("no number")?;
-        ensure!(lost <= u64::from(RATE) / 2, "{whose}: half a second was lost: {result}");
+        // Until the agent hears of the death from containerd: some ten milliseconds.
+        let (lost, sent) = (result["lost"].as_u64(), result["sent"].as_u64());
+        let (lost, sent) = (lost.context("no number")?, sent.context("no number")?);
+        ensure!(lost <= sent / 15 / 4, "{whose}: a quarter of a second was lost: {result}");
     }
     Ok(())
 }

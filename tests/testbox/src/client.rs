@@ -65,6 +65,19 @@ pub fn ping(to: IpAddr, count: u16) -> Result<String, String> {
     Ok(shown)
 }
 
+/// Whether a UDP echo server answers.
+pub fn ask(to: SocketAddr) -> Result<String, String> {
+    let say = |e: std::io::Error| format!("{to}: {e}");
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = UdpSocket::bind((any, 0)).map_err(say)?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(say)?;
+    socket.connect(to).map_err(say)?;
+    socket.send(b"there?").map_err(say)?;
+    let mut buffer = [0; 16];
+    let n = socket.recv(&mut buffer).map_err(say)?;
+    if buffer[..n] == *b"there?" { Ok(String::new()) } else { Err(format!("{to} is no echo server")) }
+}
+
 /// The A records of a name, one a line.
 pub fn dns(server: SocketAddr, name: &str) -> Result<String, String> {
     let say = |e: std::io::Error| format!("{server}: {e}");

@@ -30,6 +30,7 @@ const USAGE: &str = "testbox: commands:
   stream ADDR:PORT RATE SECONDS  one TCP stream of numbered records to an echo server; JSON result
   datagrams ADDR:PORT RATE SECONDS [connected]
                                  numbered datagrams to an echo server from one socket; JSON result
+  ask-udp ADDR:PORT              one datagram to an echo server; fails if it does not come back
   dns SERVER:PORT NAME           asks for an A record over UDP, prints the addresses
   ping ADDR [COUNT]              ICMP echo
   get ADDR:PORT [PATH]           one HTTP request, prints the body
@@ -95,6 +96,7 @@ fn run(words: &[&str]) -> Outcome {
         ["datagrams", to, rate, seconds, "connected"] => {
             datagrams::sequence(address(to)?, number(rate)?, number(seconds)?, true)
         }
+        ["ask-udp", to] => client::ask(address(to)?).map(|found| shown(&found)),
         ["dns", server, name] => client::dns(address(server)?, name).map(|found| shown(&found)),
         ["ping", to] => client::ping(ip(to)?, 1).map(|found| shown(&found)),
         ["ping", to, count] => client::ping(ip(to)?, number(count)?).map(|found| shown(&found)),

@@ -65,7 +65,8 @@ impl<N> Clients<'_, N> {
         // kernel knows what to do with it.
         let astray = self.from_outside
             && (!self.node.is_local(&seen.tuple.destination) || self.node.is_local(&seen.tuple.source));
-        !astray && !(seen.protocol == UDP && self.node.expects(&seen.tuple))
+        let awaited = || seen.protocol == UDP && self.node.expects(&seen.tuple);
+        !astray && !awaited()
     }
 
     /// Whether the port was published for the sender.
@@ -160,7 +161,7 @@ pub struct Work<A: Address> {
     pub owner: BackendRef,
     /// For [`forward`]: the service it is for.
     pub service: Service,
-    /// For [`masquerade`]: the way it takes.
+    /// For [`masquerade()`]: the way it takes.
     pub route: Route<A>,
     /// For [`open`]: whom the flow goes to.
     pub chosen: Chosen<A>,
@@ -177,7 +178,7 @@ pub enum Next {
     Forward,
     /// [`limit::pace`] says.
     Pace,
-    /// [`masquerade`] says.
+    /// [`masquerade()`] says.
     Masquerade,
     /// [`recall`] says.
     Recall,

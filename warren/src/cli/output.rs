@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn list() -> List {
-        let mut l = List::new(&["NAME", "PORTS"]);
+        let mut l = List::new(["NAME", "PORTS"]);
         l.row("1", vec!["web".into(), "8080:80/tcp".into()], serde_json::json!({"name": "web"}));
         l.row("2", vec!["a-longer-name".into(), String::new()], serde_json::json!({"name": "a-longer-name"}));
         l
@@ -107,7 +107,7 @@ mod tests {
         let text = list().render(ListArgs { format: Format::Json, quiet: false });
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value[1]["name"], "a-longer-name");
-        let empty = List::new(&["A"]).render(ListArgs { format: Format::Json, quiet: false });
+        let empty = List::new(["A"]).render(ListArgs { format: Format::Json, quiet: false });
         assert_eq!(empty, "[]\n");
     }
 }

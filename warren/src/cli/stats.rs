@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 
 fn table(sample: &StatsResponse) -> String {
     let mut list =
-        List::new(&["TASK", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"]);
+        List::new(["TASK", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"]);
     for t in &sample.tasks {
         let cells = vec![
             t.task.clone(),

@@ -217,8 +217,11 @@ type V6 = [u8; 16];
 /// A row as a flow: the flow, whose it is, when it was last seen, how long it lives.
 type Shown = (Flow, BackendRef, u64, u32);
 
+/// Reads a row, its key and its value.
+type Read = fn(&[u8], &[u8]) -> Option<Shown>;
+
 /// The maps that are shown as flows, and how a row of each is read.
-const FLOWS: [(&str, fn(&[u8], &[u8]) -> Option<Shown>); 6] = [
+const FLOWS: [(&str, Read); 6] = [
     (map::FLOW_EST4, incoming::<V4>),
     (map::FLOW_EST6, incoming::<V6>),
     (map::FLOW_NEW4, incoming::<V4>),

@@ -159,7 +159,8 @@ fn extension_headers_are_passed() {
         assert_eq!(node.veth_in(&mut bytes, container::<V6>(1).1).action, Action::Device);
         assert_eq!(read::<V6>(&bytes).source, V6::NODE);
     }
-    let refused: [(&[(u8, &[u8])], Reason); 6] = [
+    type Extensions = &'static [(u8, &'static [u8])];
+    let refused: [(Extensions, Reason); 6] = [
         (&[FIRST_PART], Reason::Fragment),
         (&[HOP_BY_HOP, LATER_PART], Reason::Fragment),
         (&[ON_ITS_WAY], Reason::NotMasqueraded),

@@ -114,7 +114,7 @@ async fn import(args: ImportArgs, context: &Context) -> anyhow::Result<()> {
 
 async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
     let answer = context.images().await?.list_images(ListImagesRequest {}).await?.into_inner();
-    let mut list = output::List::new(&["IMAGE", "DIGEST", "SIZE"]);
+    let mut list = output::List::new(["IMAGE", "DIGEST", "SIZE"]);
     for Image { reference, digest, size, created_at_ms } in answer.images {
         let familiar =
             reference.parse::<ImageReference>().map_or_else(|_| reference.clone(), |r| r.familiar());

@@ -44,7 +44,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Rm(networks) => ChangeDeniedRequest { add: Vec::new(), remove: texts(networks) },
         Verb::Ls(args) => {
             let answer = node.list_denied(ListDeniedRequest {}).await?.into_inner();
-            let mut list = output::List::new(&["NETWORK"]);
+            let mut list = output::List::new(["NETWORK"]);
             for network in answer.networks {
                 let json = serde_json::json!({ "network": network });
                 list.row(network.clone(), vec![network], json);

@@ -23,7 +23,7 @@ pub(in crate::cli) struct DropsArgs {
 
 pub(super) async fn drops(args: DropsArgs, context: &Context) -> anyhow::Result<()> {
     let answer = context.node_local().await?.list_drops(ListDropsRequest {}).await?.into_inner();
-    let mut list = output::List::new(&["REASON", "PACKETS", "LAST", "MEANING"]);
+    let mut list = output::List::new(["REASON", "PACKETS", "LAST", "MEANING"]);
     for d in answer.drops.into_iter().filter(|d| args.all || d.packets > 0) {
         let json = serde_json::json!({
             "reason": d.reason, "meaning": d.meaning, "packets": d.packets,

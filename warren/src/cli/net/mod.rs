@@ -61,7 +61,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
 
 async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
     let answer = context.node_local().await?.list_published(ListPublishedRequest {}).await?.into_inner();
-    let mut list = output::List::new(&["PORT", "SERVICE", "FROM", "BACKENDS"]);
+    let mut list = output::List::new(["PORT", "SERVICE", "FROM", "BACKENDS"]);
     for p in answer.ports {
         let port = p.port.unwrap_or_default();
         let protocol = if port.protocol == 17 { "udp" } else { "tcp" };
@@ -110,7 +110,7 @@ fn bracketed(address: &str) -> String {
 async fn flows(args: FlowsArgs, context: &Context) -> anyhow::Result<()> {
     let request = ListFlowsRequest { limit: args.limit };
     let answer = context.node_local().await?.list_flows(request).await?.into_inner();
-    let mut list = output::List::new(&["KIND", "PROTO", "CLIENT", "PUBLISHED", "CONTAINER", "STATE", "IDLE"]);
+    let mut list = output::List::new(["KIND", "PROTO", "CLIENT", "PUBLISHED", "CONTAINER", "STATE", "IDLE"]);
     for f in answer.flows {
         let idle = humantime::format_duration(std::time::Duration::from_secs(f.idle_ms / 1000)).to_string();
         let json = serde_json::json!({

@@ -13,7 +13,7 @@ pub(in crate::cli) struct Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let answer = context.control().await?.list_nodes(ListNodesRequest {}).await?.into_inner();
-    let mut list = List::new(&["ID", "NAME", "STATE", "AVAILABILITY", "SUBNET", "VERSION"]);
+    let mut list = List::new(["ID", "NAME", "STATE", "AVAILABILITY", "SUBNET", "VERSION"]);
     for node in answer.nodes {
         let n = Node::try_from(node)?;
         list.row(

@@ -13,7 +13,7 @@ pub(in crate::cli) struct Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let answer = context.control().await?.list_services(ListServicesRequest {}).await?.into_inner();
-    let mut list = List::new(&["ID", "NAME", "REPLICAS", "IMAGE", "PORTS"]);
+    let mut list = List::new(["ID", "NAME", "REPLICAS", "IMAGE", "PORTS"]);
     for row in answer.rows {
         let service = Service::try_from(row.service.unwrap_or_default())?;
         let mut json = super::show::service(&service);

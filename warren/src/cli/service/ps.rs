@@ -145,7 +145,7 @@ fn table(rows: &[Row], now: Timestamp) -> List {
 
 /// Each task's last tries, oldest first.
 fn tries(rows: &[Row]) -> List {
-    let mut list = List::new(&["ID", "NAME", "AT", "TOOK", "RESULT", "CODE", "OUTPUT"]);
+    let mut list = List::new(["ID", "NAME", "AT", "TOOK", "RESULT", "CODE", "OUTPUT"]);
     for row in rows {
         for r in &row.tried.results {
             let words: Vec<&str> = r.output.split_whitespace().collect();

@@ -10,7 +10,7 @@ pub(in crate::cli) struct LsArgs {
 
 pub(super) async fn run(args: LsArgs, context: &Context) -> anyhow::Result<()> {
     let answer = context.volumes().await?.list_volumes(ListVolumesRequest {}).await?.into_inner();
-    let mut list = output::List::new(&["NAME", "SERVICES", "PATH"]);
+    let mut list = output::List::new(["NAME", "SERVICES", "PATH"]);
     for v in answer.volumes {
         let cells = vec![v.name.clone(), v.services.join(","), v.path.clone()];
         list.row(v.name.clone(), cells, json(&v));

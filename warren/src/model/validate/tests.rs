@@ -83,7 +83,8 @@ fn every_rule_has_its_sentence() {
         (|s| s.publish = ports(&["target=80,ip=10.0.0.1,from=fd00::/8"]), "nobody from fd00::/8"),
         (
             |s| {
-                s.publish = vec![PortSpec { from: vec![net("10.0.0.0/8"); MAX_SOURCES + 1], ..port("80:80") }]
+                s.publish =
+                    vec![PortSpec { from: vec![net("10.0.0.0/8"); MAX_SOURCES + 1], ..port("80:80") }];
             },
             "up to 256 networks",
         ),
