@@ -21,7 +21,7 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub static SCHEMA: Array<Schema, 1> = Array::new();
 #[btf_map]
-pub static SVC4: HashMap<ServiceKey<[u8; 4]>, Service, { capacity::SERVICES }> = HashMap::new();
+pub static SVC4: HashMap<ServiceKey<[u8; 4]>, Service, { capacity::SERVICES }, GROWING> = HashMap::new();
 #[btf_map]
 pub static SRC4: LpmTrie<SourceKey<[u8; 4]>, u32, { capacity::SOURCES }> = LpmTrie::new();
 #[btf_map]
@@ -29,11 +29,11 @@ pub static BACKEND: Array<Backend, { capacity::BACKENDS }> = Array::new();
 #[btf_map]
 pub static MAGLEV: Array<BackendRef, { capacity::MAGLEV_ROWS }> = Array::new();
 #[btf_map]
-pub static EP4: HashMap<[u8; 4], BackendRef, { capacity::CONTAINERS }> = HashMap::new();
+pub static EP4: HashMap<[u8; 4], BackendRef, { capacity::CONTAINERS }, GROWING> = HashMap::new();
 #[btf_map]
-pub static LINK: HashMap<u32, BackendRef, { capacity::CONTAINERS }> = HashMap::new();
+pub static LINK: HashMap<u32, BackendRef, { capacity::CONTAINERS }, GROWING> = HashMap::new();
 #[btf_map]
-pub static LOCAL4: HashMap<[u8; 4], Local, { capacity::LOCALS }> = HashMap::new();
+pub static LOCAL4: HashMap<[u8; 4], Local, { capacity::LOCALS }, GROWING> = HashMap::new();
 #[btf_map]
 pub static ROUTE4: LpmTrie<[u8; 4], Route<[u8; 4]>, { capacity::ROUTES }> = LpmTrie::new();
 #[btf_map]
