@@ -10,6 +10,8 @@ mod testrun;
 mod datagrams;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/limits.rs"]
+mod limits;
 #[path = "packets/live.rs"]
 mod live;
 #[path = "packets/object.rs"]

@@ -17,7 +17,7 @@ mod socket6;
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect_neigh, bpf_redirect_peer},
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
@@ -26,6 +26,7 @@ use warren_ebpf::{
     flow::{
         Present,
         decide::{self, Action, Next, V4, Work},
+        limit,
     },
     packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
 };
@@ -95,9 +96,11 @@ pub fn veth_in(ctx: TcContext) -> i32 {
     }
 }
 
+const PACE: u32 = Next::Pace as u32;
 const FORWARD: u32 = Next::Forward as u32;
 const RECALL: u32 = Next::Recall as u32;
 const ADMIT: u32 = Next::Admit as u32;
+const METER: u32 = Next::Meter as u32;
 const CHOOSE: u32 = Next::Choose as u32;
 const EVADE: u32 = Next::Evade as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
@@ -112,8 +115,10 @@ macro_rules! steps {
             /// What becomes of a packet that came in by a device of the node.
             #[inline(always)]
             pub fn inward(packet: *mut __sk_buff, offset: u32, now: u64) -> i32 {
-                if look_in(packet, offset, now) == FORWARD {
-                    lead(packet, now);
+                match look_in(packet, offset, now) {
+                    FORWARD => lead(packet, now),
+                    PACE if pace() == FORWARD => lead(packet, now),
+                    _ => {}
                 }
                 settle();
                 concluded(packet, now)
@@ -139,13 +144,23 @@ macro_rules! steps {
                     RECALL => {
                         recall(now);
                     }
-                    ADMIT if admit(packet) == CHOOSE => {
+                    ADMIT if is_let_in(packet) => {
                         if choose(now) == EVADE {
                             evade(now);
                         }
                         open(now);
                     }
                     _ => {}
+                }
+            }
+
+            /// Whether a flow may begin.
+            #[inline(always)]
+            fn is_let_in(packet: *mut __sk_buff) -> bool {
+                match admit(packet) {
+                    CHOOSE => true,
+                    METER => meter() == CHOOSE,
+                    _ => false,
                 }
             }
 
@@ -194,6 +209,24 @@ macro_rules! steps {
                 let Some($room) = Room::find() else { return 0 };
                 let work = $room.work();
                 decide::admit::<$address, _>(&$maps, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_pace"))]
+            #[inline(never)]
+            pub extern "C" fn pace() -> u32 {
+                let Some($room) = Room::find() else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                limit::pace::<$address, _>(&$maps, exactly_now(), work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_meter"))]
+            #[inline(never)]
+            pub extern "C" fn meter() -> u32 {
+                let Some($room) = Room::find() else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                limit::meter::<$address, _>(&$maps, exactly_now(), work);
                 work.next as u32
             }
 
@@ -366,6 +399,13 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
 fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The same clock between its ticks: a limit of thousands a second needs it, and costs it.
+#[inline(always)]
+fn exactly_now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[cfg(target_arch = "bpf")]

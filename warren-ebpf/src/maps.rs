@@ -6,9 +6,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use warren_ebpf::abi::{
-    Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Local,
-    Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer,
-    SourceKey, capacity,
+    Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward,
+    ForwardKey, Gate, Limit, Local, Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey,
+    SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
 };
 
 type V6 = [u8; 16];
@@ -21,7 +21,7 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub static SCHEMA: Array<Schema, 1> = Array::new();
 #[btf_map]
-pub static SVC4: HashMap<ServiceKey<[u8; 4]>, Service, { capacity::SERVICES }> = HashMap::new();
+pub static SVC4: HashMap<ServiceKey<[u8; 4]>, Service, { capacity::SERVICES }, GROWING> = HashMap::new();
 #[btf_map]
 pub static SRC4: LpmTrie<SourceKey<[u8; 4]>, u32, { capacity::SOURCES }> = LpmTrie::new();
 #[btf_map]
@@ -29,11 +29,11 @@ pub static BACKEND: Array<Backend, { capacity::BACKENDS }> = Array::new();
 #[btf_map]
 pub static MAGLEV: Array<BackendRef, { capacity::MAGLEV_ROWS }> = Array::new();
 #[btf_map]
-pub static EP4: HashMap<[u8; 4], BackendRef, { capacity::CONTAINERS }> = HashMap::new();
+pub static EP4: HashMap<[u8; 4], BackendRef, { capacity::CONTAINERS }, GROWING> = HashMap::new();
 #[btf_map]
-pub static LINK: HashMap<u32, BackendRef, { capacity::CONTAINERS }> = HashMap::new();
+pub static LINK: HashMap<u32, BackendRef, { capacity::CONTAINERS }, GROWING> = HashMap::new();
 #[btf_map]
-pub static LOCAL4: HashMap<[u8; 4], Local, { capacity::LOCALS }> = HashMap::new();
+pub static LOCAL4: HashMap<[u8; 4], Local, { capacity::LOCALS }, GROWING> = HashMap::new();
 #[btf_map]
 pub static ROUTE4: LpmTrie<[u8; 4], Route<[u8; 4]>, { capacity::ROUTES }> = LpmTrie::new();
 #[btf_map]
@@ -91,3 +91,16 @@ pub static SOCK6: LruHashMap<u64, SocketPeer<V6>, { capacity::SOCKETS6 }> = LruH
 pub static SOCK_UDP6: LruHashMap<SocketKey<V6>, SocketFlow<V6>, { capacity::SOCKETS6 }> = LruHashMap::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static LIMIT: HashMap<u32, Limit, { capacity::LIMITS }, GROWING> = HashMap::new();
+#[btf_map]
+pub static DENY4: LpmTrie<[u8; 4], u32, { capacity::DENIED }> = LpmTrie::new();
+#[btf_map]
+pub static DENY6: LpmTrie<V6, u32, { capacity::DENIED }> = LpmTrie::new();
+#[btf_map]
+pub static CLIENT4: LruHashMap<ClientKey, Client, { capacity::CLIENTS }> = LruHashMap::new();
+#[btf_map]
+pub static CLIENT6: LruHashMap<ClientKey, Client, { capacity::CLIENTS6 }> = LruHashMap::new();
+#[btf_map]
+pub static GATE: Array<Gate, 2> = Array::new();

@@ -13,11 +13,11 @@ use aya_ebpf::{
 };
 use warren_ebpf::{
     abi::{
-        Address, Backend, BackendRef, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
-        ReturnKey, Route, Service, ServiceKey, SourceKey, Words as V6, capacity,
+        Address, Backend, BackendRef, Client, ClientKey, Egress, EgressKey, Flow, FlowKey, Forward,
+        ForwardKey, Limit, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, Words as V6, capacity,
     },
     flow::{
-        Search, Table, Tables,
+        Operation, Search, Table, Tables,
         decide::{Node, V4},
     },
     packet::Tuple,
@@ -229,7 +229,7 @@ fn in_words<K, V, const MAX: usize>(map: &'static impl Sized) -> &'static LruHas
 /// Implements [`Node`]: which maps describe it, and where the packet is.
 macro_rules! node {
     ($maps:ty, $address:ty, $ends:ty, $services:ident, $sources:ident, $locals:ident, $endpoints:ident,
-        $routes:ident, |$this:ident| $packet:expr) => {
+        $routes:ident, $denied:ident, $clients:ident, |$this:ident| $packet:expr) => {
         impl Node<$address> for $maps {
             #[inline(always)]
             fn service(&self, key: &ServiceKey<$address>) -> Option<Service> {
@@ -273,13 +273,40 @@ macro_rules! node {
                 let context: Context = $packet;
                 !context.is_null() && is_connected(context, <$ends>::of(packet))
             }
+
+            #[inline(always)]
+            fn is_denied(&self, address: &$address) -> bool {
+                let prefix_len = 8 * size_of::<$address>() as u32;
+                let key = Key { prefix_len, data: *address };
+                maps::$denied.get(seen_as::<_, Key<_>>(&key)).is_some()
+            }
+
+            #[inline(always)]
+            fn limit(&self, service: u32) -> Limit {
+                // SAFETY: as above.
+                unsafe { maps::LIMIT.get(service).copied().unwrap_or_default() }
+            }
+
+            #[inline(always)]
+            fn clients(&self) -> &impl Table<ClientKey, Client> {
+                &maps::$clients
+            }
+
+            #[inline(always)]
+            fn gate<O: Operation<u64>>(&self, operation: O) -> Option<O::Output> {
+                match maps::GATE.get_ptr_mut(<$address>::GATE) {
+                    // SAFETY: as for the tables of flows.
+                    Some(gate) => Some(operation.run(unsafe { &mut (*gate).clients })),
+                    None => None,
+                }
+            }
         }
     };
 }
 
-node!(Maps, V4, SocketTuple4, SVC4, SRC4, LOCAL4, EP4, ROUTE4, |this| this.0);
-node!(Maps6, V6, SocketTuple6, SVC6, SRC6, LOCAL6, EP6, ROUTE6, |_this| NO_PACKET);
-node!(RoomyMaps6, V6, SocketTuple6, SVC6, SRC6, LOCAL6, EP6, ROUTE6, |this| this.packet);
+node!(Maps, V4, SocketTuple4, SVC4, SRC4, LOCAL4, EP4, ROUTE4, DENY4, CLIENT4, |this| this.0);
+node!(Maps6, V6, SocketTuple6, SVC6, SRC6, LOCAL6, EP6, ROUTE6, DENY6, CLIENT6, |_this| NO_PACKET);
+node!(RoomyMaps6, V6, SocketTuple6, SVC6, SRC6, LOCAL6, EP6, ROUTE6, DENY6, CLIENT6, |this| this.packet);
 
 /// A packet's ends, as the kernel looks for sockets.
 trait Ends<A> {

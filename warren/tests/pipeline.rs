@@ -121,6 +121,7 @@ fn web(replicas: u32) -> Service {
             replicas,
             task,
             publish: vec!["8080:80".parse().unwrap()],
+            limits: Default::default(),
         },
         previous: None,
         removing: false,

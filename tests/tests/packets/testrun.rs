@@ -11,8 +11,8 @@ use aya::{
 use warren_ebpf::{
     abi::{
         Address as _, BACKEND_DRAINING, BACKEND_UP, Backend, BackendRef, DropCounter, Flow, FlowKey, Forward,
-        ForwardKey, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, TCP,
-        UDP, map, program,
+        ForwardKey, Limit, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey,
+        SourceKey, TCP, UDP, map, program,
     },
     flow::{
         decide::{Action, V6, Verdict},
@@ -197,6 +197,13 @@ impl<A: Family> Twins<A> {
         for (set, net, len) in &model.sources {
             let key = SourceKey { set: *set, address: *net };
             sources.insert(&lpm_trie::Key::new(32 + len, key), 1, 0)?;
+        }
+        let mut limits = table::<u32, Limit>(ebpf, map::LIMIT)?;
+        model.limits.iter().try_for_each(|(k, v)| limits.insert(k, v, 0))?;
+        let denied = ebpf.map_mut(named::<A>("DENY")).context("no deny list")?;
+        let mut denied = lpm_trie::LpmTrie::<_, A, u32>::try_from(denied)?;
+        for (net, len) in &model.denied {
+            denied.insert(&lpm_trie::Key::new(*len, *net), 1, 0)?;
         }
         let routes = ebpf.map_mut(named::<A>("ROUTE")).context("no map of routes")?;
         let mut routes = lpm_trie::LpmTrie::<_, A, Route<A>>::try_from(routes)?;

@@ -6,6 +6,9 @@ use crate::layout;
 /// what a freshly made, still empty set of maps must do.
 pub const CONFIG_ENABLED: u32 = 1;
 
+/// `Config::flags`: there is something in `DENY4` or `DENY6`.
+pub const CONFIG_DENY: u32 = 2;
+
 /// [`Schema::magic`]: "WRN1".
 pub const SCHEMA_MAGIC: u32 = 0x314e_5257;
 

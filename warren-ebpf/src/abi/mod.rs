@@ -18,6 +18,10 @@
 //! | `LINK` | hash | ifindex of a container's host veth → [`BackendRef`] | agent |
 //! | `LOCAL4` | hash | address of the node → [`Local`] | agent |
 //! | `ROUTE4` | LPM trie | prefix → [`Route`] | agent |
+//! | `LIMIT` | hash | [`Service::id`] (u32) → [`Limit`] | agent |
+//! | `DENY4` | LPM trie | prefix → 1 (u32) | agent |
+//! | `CLIENT4` | LRU hash | [`ClientKey`] → [`Client`] | programs |
+//! | `GATE` | array, 2 | `GATE4`, `GATE6` → [`Gate`] | programs |
 //! | `FLOW_NEW4`, `FLOW_EST4` | LRU hash | [`FlowKey`] → [`Flow`] | programs |
 //! | `FWD_NEW4`, `FWD_EST4` | LRU hash | [`ForwardKey`] → [`Forward`] | programs |
 //! | `MASQ_RET4` | LRU hash | [`ReturnKey`] → [`Return`] | programs |
@@ -31,6 +35,7 @@
 mod config;
 mod flow;
 mod layout;
+mod limit;
 mod masquerade;
 mod node;
 mod report;
@@ -40,6 +45,7 @@ mod words;
 pub use config::*;
 pub use flow::*;
 pub use layout::{Layout, SEED, mix, mix_bytes};
+pub use limit::*;
 pub use masquerade::*;
 pub use node::*;
 pub use report::*;
@@ -80,6 +86,15 @@ pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::
     /// A backend's address of this family.
     fn of(backend: &Backend) -> Self;
 
+    /// Row of `GATE` of the family.
+    const GATE: u32;
+
+    /// [`Gate`] of the family: nanoseconds between two clients, and how many at once.
+    const NEWCOMERS: (u32, u32);
+
+    /// [`ClientKey::network`] of the address.
+    fn network(&self) -> [u8; 8];
+
     /// [`Config::hairpin`] of this family.
     fn hairpin(config: &Config) -> Self;
 }
@@ -89,6 +104,8 @@ impl Address for [u8; 4] {
     const ICMP: u8 = ICMP;
     const FAMILY: u8 = 4;
     const OPTIONAL: bool = false;
+    const GATE: u32 = GATE4;
+    const NEWCOMERS: (u32, u32) = (NEWCOMER_SPACING4, NEWCOMER_BURST4);
 
     type Fill = [u8; 0];
 
@@ -119,6 +136,12 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
+    fn network(&self) -> [u8; 8] {
+        let [a, b, c, d] = *self;
+        [a, b, c, d, 0, 0, 0, 0]
+    }
+
+    #[inline(always)]
     fn hairpin(config: &Config) -> Self {
         config.hairpin
     }
@@ -129,6 +152,8 @@ impl Address for [u8; 16] {
     const ICMP: u8 = ICMP6;
     const FAMILY: u8 = 6;
     const OPTIONAL: bool = true;
+    const GATE: u32 = GATE6;
+    const NEWCOMERS: (u32, u32) = (NEWCOMER_SPACING6, NEWCOMER_BURST6);
 
     type Fill = [u8; 4];
 
@@ -172,6 +197,12 @@ impl Address for [u8; 16] {
     #[inline(always)]
     fn of(backend: &Backend) -> Self {
         backend.address6
+    }
+
+    #[inline(always)]
+    fn network(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = *self;
+        [a, b, c, d, e, f, g, h]
     }
 
     #[inline(always)]
@@ -298,12 +329,25 @@ pub mod map {
     /// [`Scratch`](super::Scratch).
     pub const SCRATCH: &str = "SCRATCH";
 
+    /// What one client gets of a service's ports.
+    pub const LIMIT: &str = "LIMIT";
+    /// Whom published ports never answer.
+    pub const DENY4: &str = "DENY4";
+    /// `DENY4` for IPv6.
+    pub const DENY6: &str = "DENY6";
+    /// What clients of limited ports have used up.
+    pub const CLIENT4: &str = "CLIENT4";
+    /// `CLIENT4` for IPv6.
+    pub const CLIENT6: &str = "CLIENT6";
+    /// How many clients become known.
+    pub const GATE: &str = "GATE";
+
     /// Every map.
-    pub const ALL: [&str; 34] = [
+    pub const ALL: [&str; 40] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
         FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
         FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, SOCK6, SOCK_UDP6, DROPS, EVENTS,
-        SCRATCH,
+        SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE,
     ];
 }
 
@@ -340,6 +384,14 @@ pub mod capacity {
     pub const MASQUERADE6: usize = 4_096;
     /// `SOCK6`, `SOCK_UDP6`.
     pub const SOCKETS6: usize = 2_048;
+    /// `LIMIT`.
+    pub const LIMITS: usize = 4_096;
+    /// `DENY4`, `DENY6`.
+    pub const DENIED: usize = 16_384;
+    /// `CLIENT4`.
+    pub const CLIENTS: usize = 16_384;
+    /// `CLIENT6`, for a few CPUs.
+    pub const CLIENTS6: usize = 2_048;
     /// `DROPS`: with room for reasons to come.
     pub const REASONS: usize = 64;
     /// `EVENTS`, in bytes.
@@ -385,6 +437,10 @@ pub const ABI_HASH: u64 = {
         SocketKey::<[u8; 16]>::HASH,
         SocketFlow::<[u8; 16]>::HASH,
         Scratch::HASH,
+        Limit::HASH,
+        ClientKey::HASH,
+        Client::HASH,
+        Gate::HASH,
     ];
     let mut hash = SEED;
     let mut i = 0;

@@ -31,11 +31,19 @@ pub enum Reason {
     Unpublished = 10,
     /// A client asked for a port that was published for others.
     Refused = 11,
+    /// A client that is on the node's deny list.
+    Denied = 12,
+    /// A client began more flows than a port takes of one.
+    FlowRate = 13,
+    /// A client sent more packets than a port takes of one.
+    PacketRate = 14,
+    /// More clients became new to ports with limits than are let in at once.
+    Newcomers = 15,
 }
 
 impl Reason {
     /// Every reason, in the order of the rows.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Spoofed,
         Self::Protocol,
         Self::Malformed,
@@ -48,6 +56,10 @@ impl Reason {
         Self::Multicast,
         Self::Unpublished,
         Self::Refused,
+        Self::Denied,
+        Self::FlowRate,
+        Self::PacketRate,
+        Self::Newcomers,
     ];
 
     /// A short name for tables and metrics.
@@ -66,6 +78,10 @@ impl Reason {
             Self::Multicast => "multicast",
             Self::Unpublished => "unpublished",
             Self::Refused => "refused",
+            Self::Denied => "denied",
+            Self::FlowRate => "conn-rate",
+            Self::PacketRate => "packet-rate",
+            Self::Newcomers => "newcomers",
         }
     }
 }

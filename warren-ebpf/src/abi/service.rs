@@ -64,7 +64,7 @@ pub struct Service {
     pub table_size: u32,
     /// Port the backends listen on.
     pub target: u16,
-    /// Zero.
+    /// `SERVICE_*`.
     pub flags: u16,
     /// The set of sources whose new flows it takes: rows of `SRC4` (and `SRC6`); 0: everybody's.
     pub sources: u32,
@@ -72,6 +72,11 @@ pub struct Service {
     pub pad: ServicePad,
 }
 }
+
+/// [`Service::flags`]: what one client gets is limited; asked for where a flow begins.
+pub const SERVICE_LIMITED: u16 = 1;
+/// [`Service::flags`]: so is the number of packets; asked for with each one.
+pub const SERVICE_PACED: u16 = 2;
 
 /// [`Service::sources`]: the set that nobody is in.
 pub const SOURCES_NOBODY: u32 = u32::MAX;

@@ -30,6 +30,10 @@ fn of_one_family() {
     lies!(Forward, 16, backend 0, backend_port 8, client_port 10, flags 12, pad 13);
     lies!(Service, 32 + size_of::<ServicePad>(), id 0, generation 4, single 8, table 16, table_size 20,
         target 24, flags 26, sources 28, pad 32);
+    lies!(Limit, 16, flow_spacing 0, flow_burst 4, packet_spacing 8, packet_burst 12);
+    lies!(ClientKey, 16, service 0, port 4, protocol 6, pad 7, network 8);
+    lies!(Client, 16, flows 0, packets 8);
+    lies!(Gate, 8, clients 0);
     lies!(DropCounter, 16, packets 0, reported 8);
     lies!(Event, 64, time 0, kind 8, reason 12, ifindex 16, length 20, source 24, destination 40,
         source_port 56, destination_port 58, protocol 60, family 61, pad 62);
@@ -102,6 +106,7 @@ proptest::proptest! {
         proptest::prop_assert_eq!(words.widen(), octets.widen());
         proptest::prop_assert_eq!(words.fold(), octets.fold());
         proptest::prop_assert_eq!(words.undeliverable(), octets.undeliverable());
+        proptest::prop_assert_eq!(words.network(), octets.network());
         proptest::prop_assert_eq!(words.as_ref(), &octets[..]);
         proptest::prop_assert_eq!(words == Words::new(other), octets == other);
         let config = Config { hairpin: [octets[0], octets[1], octets[2], octets[3]], ..Config::DEFAULT };

@@ -1,7 +1,7 @@
 //! An IPv6 address as the programs handle it: two numbers instead of sixteen bytes, which on the BPF
 //! target is a tenth of the code and of the stack. In memory the same as `[u8; 16]`.
 
-use super::{Address, Backend, Config, ICMP6};
+use super::{Address, Backend, Config, GATE6, ICMP6, NEWCOMER_BURST6, NEWCOMER_SPACING6};
 
 /// An IPv6 address, as long and laid out as its octets.
 #[repr(C, packed(4))]
@@ -66,6 +66,8 @@ impl Address for Words {
     const ICMP: u8 = ICMP6;
     const FAMILY: u8 = 6;
     const OPTIONAL: bool = true;
+    const GATE: u32 = GATE6;
+    const NEWCOMERS: (u32, u32) = (NEWCOMER_SPACING6, NEWCOMER_BURST6);
 
     type Fill = [u8; 4];
 
@@ -100,6 +102,11 @@ impl Address for Words {
     #[inline(always)]
     fn of(backend: &Backend) -> Self {
         Self::new(backend.address6)
+    }
+
+    #[inline(always)]
+    fn network(&self) -> [u8; 8] {
+        self.first.to_le_bytes()
     }
 
     #[inline(always)]

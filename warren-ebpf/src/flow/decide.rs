@@ -2,14 +2,15 @@
 //! [`Verdict`]. The same for both families: what differs is in [`Family`].
 
 use super::{
-    Delivery, Present, Resolved, Seen, Tables, masquerade,
+    Delivery, Operation, Present, Resolved, Seen, Table, Tables, limit, masquerade,
     published::{self, Chosen},
     resolve,
 };
 use crate::{
     abi::{
-        Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
-        Service, ServiceKey, SourceKey, TCP, UDP,
+        Address, BackendRef, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey, FLOW_FROM_CONTAINER, Limit,
+        ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED, Service, ServiceKey,
+        SourceKey, TCP, UDP,
     },
     packet::{self, Family, Ip, Packet, Tuple},
 };
@@ -35,6 +36,14 @@ pub trait Node<A: Address = V4>: Tables<A> {
     fn route(&self, address: &A) -> Option<Route<A>>;
     /// Whether a UDP socket of the node is connected to the sender of this packet: it waits for it.
     fn expects(&self, packet: &Tuple<A>) -> bool;
+    /// Whether a network that it is in is in `DENY4`.
+    fn is_denied(&self, address: &A) -> bool;
+    /// `LIMIT`; all zero when there is none.
+    fn limit(&self, service: u32) -> Limit;
+    /// `CLIENT4`.
+    fn clients(&self) -> &impl Table<ClientKey, Client>;
+    /// The family's row of `GATE`.
+    fn gate<O: Operation<u64>>(&self, operation: O) -> Option<O::Output>;
 }
 
 /// Whose flows to a port begin: those of a set of sources, of clients outside or of containers.
@@ -167,12 +176,16 @@ pub enum Next {
     Nothing,
     /// [`forward`] says.
     Forward,
+    /// [`limit::pace`] says.
+    Pace,
     /// [`masquerade()`] says.
     Masquerade,
     /// [`recall`] says.
     Recall,
     /// [`admit`] says.
     Admit,
+    /// [`limit::meter`] says.
+    Meter,
     /// [`choose`] says.
     Choose,
     /// [`evade`] says.
@@ -236,8 +249,14 @@ fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut W
     else {
         return;
     };
+    // Others' traffic through the node is not ours to stop.
+    let denied = present.config.flags & CONFIG_DENY != 0 && node.is_denied(&seen.tuple.source);
+    if denied && node.is_local(&seen.tuple.destination) {
+        work.verdict = Verdict::drop(Reason::Denied);
+        return;
+    }
     work.service = service;
-    work.next = Next::Forward;
+    work.next = if service.flags & SERVICE_PACED == 0 { Next::Forward } else { Next::Pace };
 }
 
 /// Whether flows of this protocol are recorded.
@@ -278,10 +297,12 @@ fn finish<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Wo
     loop {
         match work.next {
             Next::Nothing => return,
+            Next::Pace => limit::pace(node, present.now, work),
             Next::Forward => forward(node, present, work),
             Next::Masquerade => masquerade(node, present, work),
             Next::Recall => recall(node, present, work),
             Next::Admit => admit(node, work),
+            Next::Meter => limit::meter(node, present.now, work),
             Next::Choose => choose(node, present, work),
             Next::Evade => evade(node, present, work),
             Next::Open => open(node, present, work),
@@ -435,7 +456,8 @@ pub fn admit<A: Address, N: Node<A>>(node: &N, work: &mut Work<A>) {
     if !clients.concern(seen) {
         work.verdict = forwarded(node, work, &Delivery::default());
     } else if clients.answered(seen) {
-        work.next = Next::Choose;
+        let limited = clients.from_outside && work.service.flags & SERVICE_LIMITED != 0;
+        work.next = if limited { Next::Meter } else { Next::Choose };
     } else {
         // Silence, as of a firewall: who scans a network learns nothing of what is there for others.
         work.verdict = Verdict::drop(Reason::Refused);

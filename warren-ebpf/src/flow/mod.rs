@@ -6,6 +6,7 @@ pub mod balance;
 mod birth;
 pub mod decide;
 pub mod hash;
+pub mod limit;
 pub mod masquerade;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;

@@ -3,17 +3,20 @@
 
 extern crate std;
 
-use core::{cell::RefCell, hash::Hash};
+use core::{
+    cell::{Cell, RefCell},
+    hash::Hash,
+};
 use std::{collections::HashMap, vec::Vec};
 
 use super::{
-    Present, Search, Table, Tables,
+    Operation, Present, Search, Table, Tables,
     decide::{self, Action, Node, V4, Verdict, Work},
 };
 use crate::{
     abi::{
-        Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
-        ReturnKey, Route, Service, ServiceKey, SourceKey,
+        Address, Backend, BackendRef, Client, ClientKey, Config, Egress, EgressKey, Flow, FlowKey, Forward,
+        ForwardKey, Limit, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, capacity,
     },
     packet::{Bytes, Family, Tuple},
 };
@@ -121,6 +124,14 @@ pub struct Model<A: Address = V4> {
     pub routes: Vec<(A, u32, Route<A>)>,
     /// What the peers of the node's connected UDP sockets send.
     pub expected: Vec<Tuple<A>>,
+    /// `DENY4`: address, prefix length.
+    pub denied: Vec<(A, u32)>,
+    /// `LIMIT`.
+    pub limits: HashMap<u32, Limit>,
+    /// `CLIENT4`.
+    pub clients: Lru<ClientKey, Client>,
+    /// The family's row of `GATE`.
+    pub gate: Cell<u64>,
     /// `FLOW_NEW4`.
     pub flow_new: Lru<FlowKey<A>, Flow<A>>,
     /// `FLOW_EST4`.
@@ -151,6 +162,10 @@ impl<A: Address> Model<A> {
             locals: Vec::new(),
             routes: Vec::new(),
             expected: Vec::new(),
+            denied: Vec::new(),
+            limits: HashMap::new(),
+            clients: Lru::new(if A::OPTIONAL { capacity::CLIENTS6 } else { capacity::CLIENTS }),
+            gate: Cell::new(0),
             flow_new: Lru::new(half_open),
             flow_est: Lru::new(established),
             fwd_new: Lru::new(half_open),
@@ -270,6 +285,25 @@ impl<A: Address> Node<A> for Model<A> {
 
     fn expects(&self, packet: &Tuple<A>) -> bool {
         self.expected.contains(packet)
+    }
+
+    fn is_denied(&self, address: &A) -> bool {
+        self.denied.iter().any(|(net, len)| common_bits(net.as_ref(), address.as_ref()) >= *len)
+    }
+
+    fn limit(&self, service: u32) -> Limit {
+        self.limits.get(&service).copied().unwrap_or_default()
+    }
+
+    fn clients(&self) -> &impl Table<ClientKey, Client> {
+        &self.clients
+    }
+
+    fn gate<O: Operation<u64>>(&self, operation: O) -> Option<O::Output> {
+        let mut even = self.gate.get();
+        let said = operation.run(&mut even);
+        self.gate.set(even);
+        Some(said)
     }
 }
 

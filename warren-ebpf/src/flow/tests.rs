@@ -22,6 +22,7 @@ macro_rules! of_both_families {
 
 mod datagrams;
 mod family;
+mod limits;
 mod masquerading;
 mod publishing;
 mod random;

@@ -45,6 +45,7 @@ fn spec(name: &str, ports: &[&str]) -> Request<v1::CreateServiceRequest> {
         replicas: 1,
         task: TaskSpec::new("web".parse().unwrap()),
         publish: ports.iter().map(|p| p.parse().unwrap()).collect(),
+        limits: Default::default(),
     };
     Request::new(v1::CreateServiceRequest { spec: Some(spec.into()), registry_auth: None })
 }

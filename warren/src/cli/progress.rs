@@ -271,6 +271,7 @@ mod tests {
                 replicas,
                 task: TaskSpec::new("web".parse().unwrap()),
                 publish: vec![],
+                limits: Default::default(),
             },
             previous: None,
             removing: false,

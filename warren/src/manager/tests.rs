@@ -133,6 +133,7 @@ impl World {
                             replicas,
                             task: TaskSpec::new("web".parse().unwrap()),
                             publish: vec![],
+                            limits: Default::default(),
                         },
                         previous: None,
                         removing: false,

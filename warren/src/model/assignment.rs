@@ -1,6 +1,6 @@
 //! The one snapshot a node receives.
 
-use super::{Attachment, NodeId, NodeSubnet, PortSpec, ServiceId, Task, TaskId};
+use super::{Attachment, ClientLimits, NodeId, NodeSubnet, PortSpec, ServiceId, Task, TaskId};
 
 /// Everything one node has to do, at one moment. A node that has this needs nothing else to
 /// reach its desired state; a later generation replaces it whole.
@@ -31,6 +31,8 @@ pub struct ServiceEndpoint {
     pub datapath_id: u32,
     /// What it publishes.
     pub ports: Vec<PublishedPort>,
+    /// What one client gets of each of them.
+    pub limits: ClientLimits,
     /// Tasks that may serve: desired RUNNING and assigned, or on their way out (the node knows
     /// which of its own are up).
     pub backends: Vec<(TaskId, NodeId, Attachment)>,

@@ -10,6 +10,7 @@ mod container;
 mod credentials;
 mod id;
 mod image;
+mod limit;
 mod network;
 mod node;
 pub mod parse;
@@ -29,6 +30,7 @@ pub use container::{
 pub use credentials::RegistryAuth;
 pub use id::{ClusterId, Id, IdError, NodeId, ServiceId, TaskId};
 pub use image::{ImageReference, ImageReferenceError};
+pub use limit::{ClientLimits, Rate};
 pub use network::{Attachment, BackendId, ClusterNetwork, NodeSubnet};
 pub use node::{Availability, Node, NodeDescription, NodeState};
 pub use port::{PortSpec, Protocol, PublishDefault, PublishMode};

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    HealthCheck, ImageReference, LogLimits, Mount, Names, NetworkMode, PortSpec, PullPolicy, Resources,
-    Sealed, Security, ServiceId, Timestamp, Ulimit,
+    ClientLimits, HealthCheck, ImageReference, LogLimits, Mount, Names, NetworkMode, PortSpec, PullPolicy,
+    Resources, Sealed, Security, ServiceId, Timestamp, Ulimit,
 };
 
 /// What a user wants of a service. Stored as written, but that published ports which were left open
@@ -21,6 +21,8 @@ pub struct ServiceSpec {
     pub task: TaskSpec,
     /// Ports published for the service.
     pub publish: Vec<PortSpec>,
+    /// What one client gets of each of them.
+    pub limits: ClientLimits,
 }
 
 /// What one task runs.

@@ -129,6 +129,10 @@ fn meaning(reason: Reason) -> &'static str {
             "somebody outside sent to a container's own address; only published ports lead in"
         }
         Reason::Refused => "a client that the port was not published for (`from=`, `--publish-default`)",
+        Reason::Denied => "a client that is on this node's deny list (`warren net deny ls`)",
+        Reason::FlowRate => "a client began more connections than `--limit-conn-rate` allows",
+        Reason::PacketRate => "a client sent more packets than `--limit-pps` allows",
+        Reason::Newcomers => "more clients came to ports with limits at once than the node keeps count of",
     }
 }
 

@@ -28,6 +28,7 @@ use super::{
         shape::Shape,
         sys::{bytes_of, netns_cookie},
     },
+    deny::{self, DenyList},
     home,
     netlink::{Monitor, Netlink, host::Host},
     report,
@@ -57,6 +58,7 @@ pub(super) enum Audit {
 pub(super) struct Engine {
     pub(super) settings: Settings,
     netns_dir: PathBuf,
+    pub(super) deny_file: PathBuf,
     pub(super) netlink: Netlink,
     pub(super) monitor: Monitor,
     pub(super) assignment: watch::Receiver<Option<Arc<Assignment>>>,
@@ -65,6 +67,8 @@ pub(super) struct Engine {
     sockets: Arc<SockDiag>,
     state: Mutex<State>,
     links: tokio::sync::Mutex<()>,
+    /// Held by who writes the deny list.
+    pub(super) denying: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
 }
 
@@ -76,6 +80,8 @@ pub(super) struct State {
     /// How often we have written.
     writes: u64,
     pub(super) attached: BTreeMap<TaskId, Attached>,
+    /// Whom published ports never answer.
+    pub(super) denied: DenyList,
     pub(super) host: Host,
     retired: Vec<(Range<u32>, Instant)>,
     /// Whose links are being made: not yet as they should be, and nothing to mend.
@@ -103,6 +109,7 @@ impl State {
             settings,
             host: &self.host,
             attached: &self.attached,
+            denied: &self.denied,
             assignment,
             current: &self.current,
             retired: &retired,
@@ -116,7 +123,11 @@ impl State {
     }
 
     /// Makes the maps so.
-    fn settle(&mut self, settings: &Settings, assignment: Option<&Assignment>) -> Result<(), NetError> {
+    pub(super) fn settle(
+        &mut self,
+        settings: &Settings,
+        assignment: Option<&Assignment>,
+    ) -> Result<(), NetError> {
         let now = Instant::now();
         self.retired.retain(|(_, since)| now.duration_since(*since) < GRACE);
         let Plan { desired, retire } = self.plan(settings, assignment);
@@ -212,6 +223,7 @@ impl Engine {
         hook: Hook,
     ) -> Result<Arc<Self>, NetError> {
         home::leave_old(&config)?;
+        let denied = deny::read(&config.deny_file)?;
         // The verifier takes its time; whoever starts beside us must not wait for it.
         let pin_root = config.pin_root.clone();
         let loaded = tokio::task::spawn_blocking(move || Loaded::start(&pin_root, shapes, hook))
@@ -254,6 +266,7 @@ impl Engine {
             current,
             writes: 0,
             attached,
+            denied,
             host,
             retired: Vec::new(),
             making: BTreeSet::new(),
@@ -268,6 +281,7 @@ impl Engine {
         let engine = Arc::new(Self {
             settings,
             netns_dir: config.netns_dir,
+            deny_file: config.deny_file,
             netlink,
             monitor,
             assignment,
@@ -275,6 +289,7 @@ impl Engine {
             sockets: Arc::new(sockets),
             state: Mutex::new(state),
             links: tokio::sync::Mutex::new(()),
+            denying: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
         engine.pass(None).await?;

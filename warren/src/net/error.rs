@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use ipnet::IpNet;
+
 use crate::model::TaskId;
 
 /// An error of the node's network.
@@ -89,6 +91,27 @@ pub enum NetError {
         "no cgroup2 file system is mounted, so the node's own processes could not reach published ports: run `mount -t cgroup2 none /sys/fs/cgroup/unified`"
     )]
     NoCgroup2,
+    /// What the deny list was kept in cannot be read.
+    #[error(
+        "the node's deny list {} is damaged: restore it, or remove the file and add the networks again with `warren net deny add`",
+        path.display()
+    )]
+    DenyList {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A network is to be taken from the deny list and is not on it.
+    #[error("{net} is not on the deny list: `warren net deny ls` shows what is")]
+    NotDenied {
+        /// The network.
+        net: IpNet,
+    },
+    /// The deny list has no room.
+    #[error("the deny list has room for {room} networks of each family: remove some, or deny wider ones")]
+    DenyListFull {
+        /// How many.
+        room: usize,
+    },
     /// The task has no link.
     #[error("task {0} is not attached to the network")]
     NotAttached(TaskId),

@@ -2,8 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
+
 use super::{
     NetError,
+    deny::{self, DenyList},
     drops::{self, LastDrops},
     engine::Engine,
     report,
@@ -73,6 +76,18 @@ impl Handle {
     /// What was dropped, a row for each reason there is.
     pub async fn dropped(&self) -> Result<Vec<drops::Dropped>, NetError> {
         drops::dropped(&self.engine, &self.last_drops)
+    }
+
+    /// The networks whose clients published ports never answer.
+    #[must_use]
+    pub fn denied(&self) -> DenyList {
+        self.engine.state().denied.clone()
+    }
+
+    /// Adds networks to the deny list and removes some from it; holds from the next packet on, and is
+    /// kept. One error, and nothing is changed.
+    pub async fn deny(&self, add: &[IpNet], remove: &[IpNet]) -> Result<DenyList, NetError> {
+        deny::change(&self.engine, add, remove).await
     }
 
     /// Compares what should be with what is.

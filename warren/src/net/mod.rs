@@ -12,6 +12,7 @@
 pub mod attach;
 mod controller;
 pub mod datapath;
+mod deny;
 mod drops;
 mod engine;
 mod error;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Assignment, NodeId, PublishDefault};
 
+pub use deny::DenyList;
 pub use drops::{Dropped, Told};
 pub use error::NetError;
 pub use handle::{Gate, Handle};
@@ -55,6 +57,8 @@ pub struct Config {
     /// Where containers' network namespaces are mounted; below `/run`, since they do not survive a
     /// restart of the machine.
     pub netns_dir: PathBuf,
+    /// Where the node's deny list is kept.
+    pub deny_file: PathBuf,
     /// Devices that take part; empty: every device that is not ours.
     pub interfaces: Vec<String>,
     /// Whom ports answer that were published without an address and sources.

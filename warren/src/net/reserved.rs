@@ -243,6 +243,7 @@ mod tests {
                 name: "web".into(),
                 datapath_id: 1,
                 ports: vec!["8080:80".parse().unwrap()],
+                limits: Default::default(),
                 backends: Vec::new(),
             }],
         };

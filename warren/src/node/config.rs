@@ -163,6 +163,10 @@ impl Layout {
         self.state_dir.join("netns")
     }
 
+    pub(super) fn deny_file(&self) -> PathBuf {
+        self.data_dir.join("deny")
+    }
+
     pub(super) fn raft_dir(&self) -> PathBuf {
         self.data_dir.join("raft")
     }

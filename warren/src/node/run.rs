@@ -227,6 +227,7 @@ pub(super) fn net_config(
         node,
         pin_root: layout.pin_root.clone(),
         netns_dir: layout.netns_dir(),
+        deny_file: layout.deny_file(),
         interfaces: config.interfaces.clone(),
         publish_default: config.publish_default,
         pools: pools.to_vec(),

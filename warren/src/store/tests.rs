@@ -28,6 +28,7 @@ fn service(n: u8, name: &str) -> Service {
             replicas: 1,
             task: TaskSpec::new("web".parse().unwrap()),
             publish: vec![],
+            limits: Default::default(),
         },
         previous: None,
         removing: false,

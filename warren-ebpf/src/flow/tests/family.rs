@@ -27,6 +27,9 @@ pub trait Family: packet::Family {
     /// One of many hosts outside.
     fn stranger(n: u32) -> Self;
 
+    /// One of many hosts outside, each in a network of its own.
+    fn apart(n: u32) -> Self;
+
     /// An address of the pool that no container has.
     fn unused() -> Self;
 
@@ -66,6 +69,10 @@ impl Family for V4 {
     fn stranger(n: u32) -> V4 {
         let [a, b, c, d] = n.to_be_bytes();
         [100 + a, b, c, d]
+    }
+
+    fn apart(n: u32) -> V4 {
+        Self::stranger(n)
     }
 
     fn unused() -> V4 {
@@ -144,6 +151,10 @@ impl Family for V6 {
 
     fn stranger(n: u32) -> V6 {
         v6(100, 0x100 + n)
+    }
+
+    fn apart(n: u32) -> V6 {
+        v6(10_000 + n as u16, 1)
     }
 
     fn unused() -> V6 {

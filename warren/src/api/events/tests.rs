@@ -21,6 +21,7 @@ fn service(n: u128, change: impl FnOnce(&mut Service)) -> Service {
             replicas: 1,
             task: TaskSpec::new("web".parse().unwrap()),
             publish: vec![],
+            limits: Default::default(),
         },
         previous: None,
         removing: false,

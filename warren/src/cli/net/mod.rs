@@ -1,5 +1,6 @@
 //! `warren net …`
 
+mod deny;
 mod drops;
 
 use clap::Subcommand;
@@ -16,6 +17,9 @@ pub(super) enum Verb {
     Flows(FlowsArgs),
     /// Show what the datapath has dropped, by reason, with the last packet of each.
     Drops(drops::DropsArgs),
+    /// Networks whose clients published ports of this node never answer.
+    #[command(subcommand)]
+    Deny(deny::Verb),
     /// Compare what the datapath should hold with what it holds; fails when they differ.
     Check(CheckArgs),
 }
@@ -50,6 +54,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Ls(args) => ls(args, context).await,
         Verb::Flows(args) => flows(args, context).await,
         Verb::Drops(args) => drops::drops(args, context).await,
+        Verb::Deny(verb) => deny::run(verb, context).await,
         Verb::Check(args) => check(args, context).await,
     }
 }

@@ -38,8 +38,9 @@ impl Args {
             replicas: self.replicas,
             task: TaskSpec::new(self.image.parse::<ImageReference>()?),
             publish: Vec::new(),
+            limits: Default::default(),
         };
-        self.options.apply(&mut spec.task)?;
+        self.options.apply(&mut spec)?;
         self.lists.apply(&mut spec, environment)?;
         if !self.args.is_empty() {
             spec.task.args = self.args;

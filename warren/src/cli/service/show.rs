@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::model::{
-    HealthCheck, Mount, MountSource, NetworkMode, Probe, PullPolicy, RestartCondition, Seccomp, Service,
-    ServiceSpec, TaskSpec, parse,
+    HealthCheck, Mount, MountSource, NetworkMode, Probe, PullPolicy, Rate, RestartCondition, Seccomp,
+    Service, ServiceSpec, TaskSpec, parse,
 };
 
 pub(super) fn service(s: &Service) -> Value {
@@ -26,6 +26,11 @@ pub(super) fn spec(s: &ServiceSpec) -> Value {
     json["labels"] = json!(s.labels);
     json["replicas"] = s.replicas.into();
     json["ports"] = s.publish.iter().map(ToString::to_string).collect();
+    let rate = |r: Rate| json!({ "per_second": r.per_second, "burst": r.burst });
+    json["limits"] = json!({
+        "conn_rate": s.limits.conn_rate.map(rate),
+        "packet_rate": s.limits.packet_rate.map(rate),
+    });
     json
 }
 

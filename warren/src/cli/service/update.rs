@@ -50,7 +50,7 @@ impl Args {
         if let Some(flags::Words(words)) = &self.args {
             spec.task.args.clone_from(words);
         }
-        self.options.apply(&mut spec.task)?;
+        self.options.apply(&mut spec)?;
         self.changes.clone().apply(&mut spec, environment)?;
         if self.force {
             spec.task.force_update = spec.task.force_update.wrapping_add(1);
@@ -112,7 +112,14 @@ mod tests {
     fn before() -> ServiceSpec {
         let mut task = TaskSpec::new("web:1".parse().unwrap());
         task.args = vec!["a".into()];
-        ServiceSpec { name: "web".into(), labels: Default::default(), replicas: 2, task, publish: vec![] }
+        ServiceSpec {
+            name: "web".into(),
+            labels: Default::default(),
+            replicas: 2,
+            task,
+            publish: vec![],
+            limits: Default::default(),
+        }
     }
 
     fn after(line: &str) -> anyhow::Result<ServiceSpec> {

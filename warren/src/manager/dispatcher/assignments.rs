@@ -35,6 +35,7 @@ fn endpoints(view: &View) -> Vec<ServiceEndpoint> {
                 name: s.spec.name.clone(),
                 datapath_id: s.datapath_id,
                 ports: s.spec.publish.clone(),
+                limits: s.spec.limits,
                 backends,
             })
         })
@@ -79,6 +80,7 @@ mod tests {
                 replicas: 1,
                 task: TaskSpec::new("web".parse().unwrap()),
                 publish: publish.iter().map(|p| p.parse().unwrap()).collect(),
+                limits: Default::default(),
             },
             previous: None,
             removing,

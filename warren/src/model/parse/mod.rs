@@ -7,10 +7,12 @@
 mod container;
 mod health;
 mod mount;
+mod network;
 mod numbers;
 mod port;
 #[cfg(test)]
 mod port_test;
+mod rate;
 mod security;
 mod signal;
 #[cfg(test)]
@@ -18,8 +20,10 @@ mod tests;
 
 pub use container::{address, device_target, env_file, host_entry, key_value};
 pub use health::{header, health_command, statuses};
+pub use network::network;
 pub use numbers::{cpus, duration, seconds, size, swap};
 pub use port::{Ports, Run, written};
+pub use rate::rate;
 pub use security::{SecurityOption, capability, sysctl};
 pub use signal::{signal, signal_name};
 

@@ -22,7 +22,7 @@ pub use process::env_entry;
 
 use std::path::{Component, Path};
 
-use super::{ServiceSpec, TaskSpec};
+use super::{Rate, ServiceSpec, TaskSpec};
 
 /// Most replicas one service may ask for.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -71,7 +71,25 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     }
     process::labels("--label", &spec.labels)?;
     task(&spec.task)?;
+    limits(spec)?;
     ports::check(spec)
+}
+
+fn limits(spec: &ServiceSpec) -> Result<(), Invalid> {
+    let named = [("--limit-conn-rate", spec.limits.conn_rate), ("--limit-pps", spec.limits.packet_rate)];
+    for (flag, rate) in named {
+        let Some(rate) = rate else { continue };
+        if spec.publish.is_empty() {
+            return no(format!(
+                "{flag} {rate} limits clients of published ports and none is published: publish one, or set it to none"
+            ));
+        }
+        let possible = 1..=Rate::MOST;
+        if !possible.contains(&rate.per_second) || !possible.contains(&rate.burst) {
+            return no(format!("bad rate {rate} in {flag}: both numbers are from 1 to {}", Rate::MOST));
+        }
+    }
+    Ok(())
 }
 
 /// Every rule that what a container is made of must meet by itself.

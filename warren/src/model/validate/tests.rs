@@ -12,6 +12,7 @@ fn spec() -> ServiceSpec {
         replicas: 1,
         task: TaskSpec::new("web".parse().unwrap()),
         publish: vec![],
+        limits: Default::default(),
     }
 }
 
@@ -229,6 +230,14 @@ fn every_rule_has_its_sentence() {
             "--no-healthcheck tries nothing and --health-start-period",
         ),
         (|s| s.task.health.probe = Some(Probe::Command(vec![])), "--health-cmd"),
+        (
+            |s| s.limits.conn_rate = Some(Rate { per_second: 1, burst: 1 }),
+            "--limit-conn-rate 1/1 limits clients of",
+        ),
+        (|s| limited(s, 0, 1), "bad rate 0/1 in --limit-pps"),
+        (|s| limited(s, 1, 0), "bad rate 1/0 in --limit-pps"),
+        (|s| limited(s, 1_000_001, 1), "from 1 to 1000000"),
+        (|s| limited(s, 1, 1_000_001), "from 1 to 1000000"),
         (|s| s.task.health.probe = Some(Probe::Shell(" ".into())), "--health-cmd"),
         (|s| s.task.health.probe = Some(Probe::Tcp(0)), "--health-tcp"),
         (|s| probe(s, |p| p.port = 0), "--health-http"),
@@ -247,6 +256,11 @@ fn every_rule_has_its_sentence() {
         let said = service(&s).expect_err(needle).to_string();
         assert!(said.contains(needle) && !said.contains('\n'), "{needle}: {said}");
     }
+}
+
+fn limited(s: &mut ServiceSpec, per_second: u32, burst: u32) {
+    s.publish = vec!["80:80".parse().unwrap()];
+    s.limits.packet_rate = Some(Rate { per_second, burst });
 }
 
 fn probe(s: &mut ServiceSpec, change: fn(&mut HttpProbe)) {

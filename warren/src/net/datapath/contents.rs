@@ -11,7 +11,7 @@ pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The maps that the agent writes, in the order in which new rows are written: what is referred to
 /// comes before what refers to it, and the switch that turns the datapath on comes last.
-pub const WRITTEN: [&str; 14] = [
+pub const WRITTEN: [&str; 17] = [
     map::LOCAL4,
     map::LOCAL6,
     map::ROUTE4,
@@ -23,6 +23,9 @@ pub const WRITTEN: [&str; 14] = [
     map::MAGLEV,
     map::SRC4,
     map::SRC6,
+    map::DENY4,
+    map::DENY6,
+    map::LIMIT,
     map::SVC4,
     map::SVC6,
     map::CONFIG,

@@ -1,12 +1,17 @@
 //! What is to be in the maps. Pure: from the assignment, the containers that are attached and the
 //! node's devices, addresses and routes to the rows of every map.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Range,
+};
 
 use ipnet::IpNet;
 use warren_ebpf::abi::{
-    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config, Local,
-    ROUTE_DROP, Route, Service, ServiceKey, capacity, map,
+    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_DENY,
+    CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED, Service,
+    ServiceKey, capacity, map,
 };
 
 use super::{
@@ -19,8 +24,8 @@ use super::{
     tables,
 };
 use crate::model::{
-    Assignment, Attachment, Health, NodeId, PortSpec, PublishDefault, ServiceEndpoint, TaskId, TaskState,
-    TaskStatus,
+    Assignment, Attachment, ClientLimits, Health, NodeId, PortSpec, PublishDefault, Rate, ServiceEndpoint,
+    TaskId, TaskState, TaskStatus,
 };
 
 /// Whether a container takes new connections of published ports.
@@ -75,6 +80,8 @@ pub struct View<'a> {
     pub host: &'a Host,
     /// The containers.
     pub attached: &'a BTreeMap<TaskId, Attached>,
+    /// Whom published ports never answer.
+    pub denied: &'a BTreeSet<IpNet>,
     /// What the cluster wants; `None` until heard: then published ports stay as they are.
     pub assignment: Option<&'a Assignment>,
     /// What the maps hold.
@@ -136,8 +143,10 @@ fn works(status: &TaskStatus) -> bool {
 #[must_use]
 pub fn plan(view: &View<'_>) -> Plan {
     let mut desired = Contents::default();
-    let config = Config { netns_cookie: view.settings.cookie, ..Config::DEFAULT };
+    let flags = if view.denied.is_empty() { CONFIG_ENABLED } else { CONFIG_ENABLED | CONFIG_DENY };
+    let config = Config { netns_cookie: view.settings.cookie, flags, ..Config::DEFAULT };
     desired.put(map::CONFIG, &0u32, &config);
+    deny(view.denied, &mut desired);
     for (address, ifindex) in view.host.locals() {
         match address {
             IpAddr::V4(a) => desired.put(map::LOCAL4, &a.octets(), &Local { ifindex }),
@@ -157,13 +166,38 @@ pub fn plan(view: &View<'_>) -> Plan {
     let retire = match view.assignment {
         Some(assignment) => services(view, assignment, &mut desired),
         None => {
-            for m in [map::SVC4, map::SVC6, map::SRC4, map::SRC6, map::MAGLEV] {
+            for m in [map::SVC4, map::SVC6, map::SRC4, map::SRC6, map::LIMIT, map::MAGLEV] {
                 *desired.rows_mut(m) = view.current.rows(m).clone();
             }
             Vec::new()
         }
     };
     Plan { desired, retire }
+}
+
+fn deny(denied: &BTreeSet<IpNet>, desired: &mut Contents) {
+    for net in denied {
+        match net {
+            IpNet::V4(net) => {
+                let key: [u8; 8] = prefix_key(net.prefix_len(), &net.network().octets());
+                desired.put(map::DENY4, &key, &1u32);
+            }
+            IpNet::V6(net) => {
+                let key: [u8; 20] = prefix_key(net.prefix_len(), &net.network().octets());
+                desired.put(map::DENY6, &key, &1u32);
+            }
+        }
+    }
+}
+
+/// What the datapath makes of what one client gets of a service's ports, and the flags that go with it.
+fn limit(limits: &ClientLimits) -> (Limit, u16) {
+    let measure = |rate: Option<Rate>| rate.map_or((0, 0), |r| (r.spacing(), r.burst));
+    let (flow_spacing, flow_burst) = measure(limits.conn_rate);
+    let (packet_spacing, packet_burst) = measure(limits.packet_rate);
+    let asked = if limits.any() { SERVICE_LIMITED } else { 0 };
+    let paced = if limits.packet_rate.is_some() { SERVICE_PACED } else { 0 };
+    (Limit { flow_spacing, flow_burst, packet_spacing, packet_burst }, asked | paced)
 }
 
 fn routes(view: &View<'_>, desired: &mut Contents) {
@@ -247,6 +281,10 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
             Some([one]) => *one,
             _ => BackendRef::default(),
         };
+        let (limit, flags) = limit(&service.limits);
+        if flags != 0 && !service.ports.is_empty() {
+            desired.put(map::LIMIT, &service.datapath_id, &limit);
+        }
         let table = placed.tables.get(&service.datapath_id).map_or(0..0, |(range, _)| range.clone());
         let new = |port: &PortSpec, sources| Service {
             id: service.datapath_id,
@@ -255,7 +293,7 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
             table: table.start,
             table_size: table.end - table.start,
             target: port.target,
-            flags: 0,
+            flags,
             sources,
             pad: Default::default(),
         };

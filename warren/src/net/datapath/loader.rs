@@ -290,7 +290,8 @@ impl Loaded {
 
 /// Whether the agent must fill this map before programs may run on it.
 fn is_filled(map: &str) -> bool {
-    ![map::SCHEMA, map::DROPS, map::EVENTS, map::SCRATCH].contains(&map)
+    use map::{CLIENT4, CLIENT6, DROPS, EVENTS, GATE, SCHEMA, SCRATCH};
+    ![SCHEMA, DROPS, EVENTS, SCRATCH, CLIENT4, CLIENT6, GATE].contains(&map)
 }
 
 fn load_program(name: &str, p: &mut Program) -> Result<(), NetError> {

@@ -8,9 +8,9 @@
 use std::path::{Path, PathBuf};
 
 use warren_ebpf::abi::{
-    Backend, BackendRef, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey, Forward, ForwardKey,
-    Layout, Local, Return, ReturnKey, Route, SEED, Schema, Scratch, Service, ServiceKey, SocketFlow,
-    SocketKey, SocketPeer, SourceKey, capacity, map, mix,
+    Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey,
+    Forward, ForwardKey, Gate, Layout, Limit, Local, Return, ReturnKey, Route, SEED, Schema, Scratch,
+    Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity, map, mix,
 };
 
 use super::sys::MapInfo;
@@ -137,6 +137,12 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
         shape(map::EVENTS, RINGBUF, (PLAIN, 0), (Event::HASH, 0), n(capacity::EVENT_BYTES)),
         shape(map::SCRATCH, PERCPU_ARRAY, index, of::<Scratch>(), 1),
+        shape(map::LIMIT, HASH, index, of::<Limit>(), n(capacity::LIMITS)),
+        shape(map::DENY4, LPM_TRIE, (PLAIN, 8), (PLAIN, 4), n(capacity::DENIED)),
+        shape(map::DENY6, LPM_TRIE, (PLAIN, 20), (PLAIN, 4), n(capacity::DENIED)),
+        shape(map::CLIENT4, LRU_HASH, of::<ClientKey>(), of::<Client>(), n(capacity::CLIENTS)),
+        shape(map::CLIENT6, LRU_HASH, of::<ClientKey>(), of::<Client>(), n(capacity::CLIENTS6).max(least)),
+        shape(map::GATE, ARRAY, index, of::<Gate>(), 2),
     ]
 }
 

@@ -65,6 +65,7 @@ impl World {
             node,
             pin_root: super::pin_root(node),
             netns_dir: PathBuf::from(format!("/run/{name}")),
+            deny_file: PathBuf::from(format!("/run/{name}/deny")),
             interfaces: Vec::new(),
             publish_default: PublishDefault::Any,
             pools: vec!["10.86.0.0/16".parse().unwrap(), "fd00:86::/48".parse().unwrap()],
@@ -172,6 +173,7 @@ fn web(config: &Config, generation: u64, n: u8, ports: &[&str]) -> Arc<Assignmen
             name: "web".into(),
             datapath_id: 3,
             ports,
+            limits: Default::default(),
             backends: (1..=n).map(|i| (task(i), config.node, attachment(i))).collect(),
         }],
     })

@@ -8,6 +8,7 @@ mod volumes;
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -15,7 +16,7 @@ pub(super) use self::{containers::Containers, images::Images, logs::Logs, probes
 
 use super::config::Layout;
 use crate::{
-    model::NodeId,
+    model::{NodeId, parse},
     net,
     proto::v1::{self, node_local_server},
 };
@@ -32,6 +33,15 @@ pub(super) struct NodeLocal {
 
 fn net_error(e: &net::NetError) -> Status {
     Status::internal(e.to_string())
+}
+
+fn deny_list(list: &net::DenyList) -> v1::DenyList {
+    v1::DenyList { networks: list.iter().map(ToString::to_string).collect() }
+}
+
+fn networks(texts: &[String]) -> Result<Vec<IpNet>, Status> {
+    let read = |text: &String| parse::network(text).map_err(|e| Status::invalid_argument(e.to_string()));
+    texts.iter().map(read).collect()
 }
 
 #[tonic::async_trait]
@@ -123,6 +133,24 @@ impl node_local_server::NodeLocal for NodeLocal {
             }),
         });
         Ok(Response::new(v1::ListDropsResponse { drops: drops.collect() }))
+    }
+
+    async fn list_denied(&self, _: Request<v1::ListDeniedRequest>) -> Result<Response<v1::DenyList>, Status> {
+        Ok(Response::new(deny_list(&self.net.denied())))
+    }
+
+    async fn change_denied(
+        &self,
+        request: Request<v1::ChangeDeniedRequest>,
+    ) -> Result<Response<v1::DenyList>, Status> {
+        let request = request.into_inner();
+        let list = self.net.deny(&networks(&request.add)?, &networks(&request.remove)?).await;
+        let list = list.map_err(|e| match e {
+            net::NetError::NotDenied { .. } => Status::not_found(e.to_string()),
+            net::NetError::DenyListFull { .. } => Status::failed_precondition(e.to_string()),
+            e => net_error(&e),
+        })?;
+        Ok(Response::new(deny_list(&list)))
     }
 
     async fn check_network(

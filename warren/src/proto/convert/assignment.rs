@@ -15,6 +15,7 @@ impl From<&ServiceEndpoint> for v1::ServiceEndpoint {
             name: e.name.clone(),
             datapath_id: e.datapath_id,
             ports: e.ports.iter().map(Into::into).collect(),
+            limits: e.limits.any().then(|| e.limits.into()),
             backends: e
                 .backends
                 .iter()
@@ -44,6 +45,7 @@ impl TryFrom<v1::ServiceEndpoint> for ServiceEndpoint {
             name: e.name,
             datapath_id: e.datapath_id,
             ports: many(e.ports)?,
+            limits: e.limits.map(Into::into).unwrap_or_default(),
             backends: e.backends.into_iter().map(backend).collect::<Result<_, ConvertError>>()?,
         })
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::{ConvertError, container, many, milliseconds, narrow, owned, parse, parse_net, required};
 use crate::{
     model::{
-        PortSpec, Protocol, PublishMode, RestartCondition, RestartPolicy, Sealed, Service, ServiceSpec,
-        TaskSpec, Timestamp,
+        ClientLimits, PortSpec, Protocol, PublishMode, Rate, RestartCondition, RestartPolicy, Sealed,
+        Service, ServiceSpec, TaskSpec, Timestamp,
     },
-    proto::v1::{self, port_spec, restart_policy::Condition, task_spec},
+    proto::v1::{self, client_limits, port_spec, restart_policy::Condition, task_spec},
 };
 
 owned!(PortSpec, RestartPolicy, TaskSpec, ServiceSpec, Service);
@@ -59,6 +59,20 @@ impl TryFrom<v1::PortSpec> for PortSpec {
                 }
             },
         })
+    }
+}
+
+impl From<ClientLimits> for v1::ClientLimits {
+    fn from(l: ClientLimits) -> Self {
+        let rate = |r: Rate| client_limits::Rate { per_second: r.per_second, burst: r.burst };
+        Self { conn_rate: l.conn_rate.map(rate), packet_rate: l.packet_rate.map(rate) }
+    }
+}
+
+impl From<v1::ClientLimits> for ClientLimits {
+    fn from(l: v1::ClientLimits) -> Self {
+        let rate = |r: client_limits::Rate| Rate { per_second: r.per_second, burst: r.burst };
+        Self { conn_rate: l.conn_rate.map(rate), packet_rate: l.packet_rate.map(rate) }
     }
 }
 
@@ -182,6 +196,8 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             replicas: s.replicas,
             task: Some((&s.task).into()),
             publish: s.publish.iter().map(Into::into).collect(),
+            // Absent as before there were any: whoever reads an older store finds it unchanged.
+            limits: s.limits.any().then(|| s.limits.into()),
         }
     }
 }
@@ -196,6 +212,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             replicas: s.replicas,
             task: required("service.task", s.task)?.try_into()?,
             publish: many(s.publish)?,
+            limits: s.limits.map(Into::into).unwrap_or_default(),
         })
     }
 }

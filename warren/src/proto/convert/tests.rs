@@ -234,14 +234,27 @@ fn labels() -> impl Strategy<Value = std::collections::BTreeMap<String, String>>
     prop::collection::btree_map(".{0,5}", ".{0,5}", 0..3)
 }
 
+prop_compose! {
+    fn rate()(per_second: u32, burst: u32) -> Rate {
+        Rate { per_second, burst }
+    }
+}
+
+prop_compose! {
+    fn limits()(conn_rate in option::of(rate()), packet_rate in option::of(rate())) -> ClientLimits {
+        ClientLimits { conn_rate, packet_rate }
+    }
+}
+
 fn service_spec() -> impl Strategy<Value = ServiceSpec> {
-    (".{0,9}", labels(), any::<u32>(), task_spec(), vec(port(), 0..3))
-        .prop_map(|(name, labels, replicas, task, publish)| ServiceSpec {
+    (".{0,9}", labels(), any::<u32>(), task_spec(), vec(port(), 0..3), limits())
+        .prop_map(|(name, labels, replicas, task, publish, limits)| ServiceSpec {
             name,
             labels,
             replicas,
             task,
             publish,
+            limits,
         })
         .boxed()
 }
@@ -327,9 +340,9 @@ prop_compose! {
 prop_compose! {
     fn endpoint()(
         id in id(), name in ".{0,9}", datapath_id: u32, ports in vec(port(), 0..3),
-        backends in vec((id(), id(), attachment()), 0..3),
+        limits in limits(), backends in vec((id(), id(), attachment()), 0..3),
     ) -> ServiceEndpoint {
-        ServiceEndpoint { id, name, datapath_id, ports, backends }
+        ServiceEndpoint { id, name, datapath_id, ports, limits, backends }
     }
 }
 

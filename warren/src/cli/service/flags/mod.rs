@@ -6,6 +6,7 @@
 //! `parse` knows; what may be asked for, `validate`.
 
 mod changes;
+mod clients;
 mod health;
 mod limits;
 mod lists;
@@ -19,7 +20,7 @@ use std::{fmt, str::FromStr};
 pub(super) use changes::Changes;
 pub(super) use lists::Lists;
 
-use crate::model::{TaskSpec, parse, validate::Invalid};
+use crate::model::{ServiceSpec, parse, validate::Invalid};
 
 /// Flags with one value.
 #[derive(Debug, Default, clap::Args)]
@@ -33,6 +34,8 @@ pub(super) struct Options {
     #[command(flatten)]
     limits: limits::Limits,
     #[command(flatten)]
+    clients: clients::Clients,
+    #[command(flatten)]
     log: limits::Log,
     #[command(flatten)]
     security: security::Security,
@@ -40,7 +43,9 @@ pub(super) struct Options {
 
 impl Options {
     /// Puts what was given into the spec. Reads the files that were named.
-    pub(super) fn apply(&self, task: &mut TaskSpec) -> anyhow::Result<()> {
+    pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
+        self.clients.apply(&mut spec.limits);
+        let task = &mut spec.task;
         self.process.apply(task);
         self.restart.apply(&mut task.restart);
         self.health.apply(&mut task.health)?;

@@ -39,13 +39,14 @@ fn plain() -> ServiceSpec {
         replicas: 1,
         task: TaskSpec::new("web".parse().unwrap()),
         publish: vec![],
+        limits: Default::default(),
     }
 }
 
 fn created(line: &str) -> Result<ServiceSpec, String> {
     let line = Create::try_parse_from(words(line)).map_err(|e| e.to_string())?;
     let mut spec = plain();
-    line.options.apply(&mut spec.task).map_err(|e| format!("{e:#}"))?;
+    line.options.apply(&mut spec).map_err(|e| format!("{e:#}"))?;
     line.lists.apply(&mut spec, &here).map_err(|e| format!("{e:#}"))?;
     validate::service(&spec).map_err(|e| e.to_string())?;
     Ok(spec)
@@ -55,7 +56,7 @@ fn created(line: &str) -> Result<ServiceSpec, String> {
 fn updated(before: &str, line: &str) -> ServiceSpec {
     let mut spec = created(before).unwrap();
     let line = Update::try_parse_from(words(line)).unwrap();
-    line.options.apply(&mut spec.task).unwrap();
+    line.options.apply(&mut spec).unwrap();
     line.changes.apply(&mut spec, &here).unwrap();
     spec
 }
@@ -181,6 +182,16 @@ fn each_flag_sets_its_field_and_nothing_else() {
     ] {
         sets(line, &[expected]);
     }
+    let published = r#"ports = ["8080:80/tcp"]"#;
+    sets(
+        "-p 8080:80 --limit-conn-rate 100",
+        &[r#"limits.conn_rate = {"burst":100,"per_second":100}"#, published],
+    );
+    sets(
+        "-p 8080:80 --limit-pps 1000/50",
+        &[r#"limits.packet_rate = {"burst":50,"per_second":1000}"#, published],
+    );
+    sets("--limit-pps none --limit-conn-rate 0", &[]);
     sets("--memory 64m --memory-swap -1", &["resources.memory = 67108864", "resources.memory_swap = -1"]);
     sets("", &[]);
 }
@@ -243,6 +254,16 @@ fn an_update_replaces_what_is_named_and_takes_back_what_is_empty() {
         serde_json::json!({"url": "http://:81/b", "method": "HEAD", "headers": ["A: b"], "statuses": ["200"]})
     );
     assert_eq!(updated("--no-healthcheck", "--no-healthcheck=false"), plain());
+    let limited = "-p 8080:80 --limit-conn-rate 5 --limit-pps 7";
+    assert_eq!(
+        updated(limited, "--limit-pps 9/1").limits.conn_rate,
+        created(limited).unwrap().limits.conn_rate
+    );
+    assert_eq!(
+        updated(limited, "--limit-pps none --limit-conn-rate ''"),
+        created("-p 8080:80").unwrap(),
+        "none and nothing lift a limit"
+    );
     assert_eq!(updated("--no-healthcheck", "--health-tcp 1"), created("--health-tcp 1").unwrap());
     assert_eq!(updated(http, "--no-healthcheck"), created("--no-healthcheck").unwrap());
 }
