@@ -28,6 +28,17 @@ pub enum What {
         #[arg(long, value_parser = ["start", "output", "memory"])]
         part: Option<String>,
     },
+    /// Packets: what each kind costs the BPF programs in the kernel's test-run, as a ratio to an empty
+    /// program
+    Packet {
+        /// How often each figure is taken
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]
+        rounds: u16,
+        /// Only compare with the ratios that are checked in (tests/budgets/packets.txt), as `cargo xtask
+        /// test` does
+        #[arg(long, conflicts_with = "rounds")]
+        gate: bool,
+    },
 }
 
 /// Builds (release profile) and measures.
@@ -41,6 +52,9 @@ pub fn run(what: &What) -> Result<()> {
     deps::run()?;
     build_ebpf::run(&build_ebpf::Args::default())?;
     let (program, rounds, part) = match what {
+        What::Packet { rounds, gate } => {
+            return packet(&if *gate { "gate".to_owned() } else { rounds.to_string() });
+        }
         What::Node { rounds } => ("bench-node", rounds, None),
         What::Containers { rounds, part } => ("bench-containers", rounds, part.as_ref()),
     };
@@ -51,4 +65,19 @@ pub fn run(what: &What) -> Result<()> {
     let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", program, "--"]);
     bench.arg(rounds.to_string()).args(part);
     execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
+}
+
+/// What packets cost, in the debug profile: the kernel does the work.
+fn packet(word: &str) -> Result<()> {
+    let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", "bench-packet", "--", word]);
+    execute(bench.env("WARREN_BPF_OBJECT", workspace::target()?.join(build_ebpf::OBJECT)))
+}
+
+/// Compares what packets cost with what is checked in.
+///
+/// # Errors
+/// One costs too much.
+pub fn packet_gate() -> Result<test::Skipped> {
+    packet("gate")?;
+    Ok(None)
 }
