@@ -50,12 +50,8 @@ pub fn svg(lines: &[Line]) -> String {
     }
     out += "<text x=\"315\" y=\"415\" text-anchor=\"middle\">published ports (logarithmic)</text>\n";
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
-        let shift = |n: u16| x(n);
-        let path: Vec<String> = line
-            .points
-            .iter()
-            .map(|(n, [_, random, _])| format!("{:.1},{:.1}", shift(*n), y(*random)))
-            .collect();
+        let path: Vec<String> =
+            line.points.iter().map(|(n, [_, random, _])| format!("{:.1},{:.1}", x(*n), y(*random))).collect();
         let _ = writeln!(
             out,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",

@@ -107,7 +107,7 @@ pub fn haproxy(inside: &Inside) -> String {
         "global\n nbthread 2\n maxconn 4000\n\
          defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
          frontend all\n bind :{}-{}\n default_backend container\n\
-         backend container\n option nolinger\n server one {}\n",
+         backend container\n server one {}\n",
         inside.ports.start(),
         inside.ports.end(),
         inside.container

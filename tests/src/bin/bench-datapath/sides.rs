@@ -157,7 +157,10 @@ impl Side {
         };
         let first = SocketAddr::from((side.to, FIRST));
         eventually("the container answers", Duration::from_secs(20), || {
-            client.ns.enter(|| answers(first))?.with_context(|| kind.name().to_owned())
+            client
+                .ns
+                .enter(|| answers(first, Duration::from_millis(300)))?
+                .with_context(|| kind.name().to_owned())
         })?;
         Ok(side)
     }
@@ -341,14 +344,14 @@ fn feed(ns: &Netns, program: &str, args: &[&str], text: &str) -> Result<Scratch>
     Ok(file)
 }
 
-/// One request.
+/// One request, each of its steps within `patience`.
 ///
 /// # Errors
 /// It is not answered.
-pub fn answers(to: SocketAddr) -> std::io::Result<()> {
+pub fn answers(to: SocketAddr, patience: Duration) -> std::io::Result<()> {
     use std::io::{Read, Write};
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(300))?;
-    stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(&[b'r'; 64])?;
     stream.read_exact(&mut [0; 64])
 }
