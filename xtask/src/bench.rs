@@ -28,6 +28,30 @@ pub enum What {
         #[arg(long, value_parser = ["start", "output", "memory"])]
         part: Option<String>,
     },
+    /// The datapath: connections, requests, streams and datagrams through a node, beside the direct way,
+    /// iptables, nftables, haproxy and docker-proxy, with 1, 100 and 5,000 published ports
+    Datapath {
+        /// How often each figure is taken
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]
+        rounds: u16,
+        /// Only try whether everything works: two rounds of a fifth of a second
+        #[arg(long, conflicts_with = "rounds")]
+        quick: bool,
+        /// Writes a plot of new connections against the number of published ports
+        #[arg(long, value_name = "FILE")]
+        svg: Option<std::path::PathBuf>,
+    },
+    /// Packets: what each kind costs the BPF programs in the kernel's test-run, as a ratio to an empty
+    /// program
+    Packet {
+        /// How often each figure is taken
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]
+        rounds: u16,
+        /// Only compare with the ratios that are checked in (tests/budgets/packets.txt), as `cargo xtask
+        /// test` does
+        #[arg(long, conflicts_with = "rounds")]
+        gate: bool,
+    },
 }
 
 /// Builds (release profile) and measures.
@@ -40,15 +64,41 @@ pub fn run(what: &What) -> Result<()> {
     }
     deps::run()?;
     build_ebpf::run(&build_ebpf::Args::default())?;
-    let (program, rounds, part) = match what {
-        What::Node { rounds } => ("bench-node", rounds, None),
-        What::Containers { rounds, part } => ("bench-containers", rounds, part.as_ref()),
+    let (program, words): (_, Vec<String>) = match what {
+        What::Packet { rounds, gate } => {
+            return packet(&if *gate { "gate".to_owned() } else { rounds.to_string() });
+        }
+        What::Node { rounds } => ("bench-node", vec![rounds.to_string()]),
+        What::Containers { rounds, part } => {
+            ("bench-containers", [rounds.to_string()].into_iter().chain(part.clone()).collect())
+        }
+        What::Datapath { rounds, quick, svg } => {
+            deps::for_rivals()?;
+            let (rounds, seconds) = if *quick { (2, "0.2") } else { (*rounds, "1") };
+            let svg = svg.as_ref().map(|file| file.display().to_string());
+            ("bench-datapath", [rounds.to_string(), seconds.to_owned()].into_iter().chain(svg).collect())
+        }
     };
     say("warren, as it is released (this takes minutes the first time)");
     execute(&mut cargo(&["build", "--release", "-p", "warren", "--bin", "warren"]))?;
     let testbox = test::testbox()?;
     let warren = workspace::target()?.join("release/warren");
     let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", program, "--"]);
-    bench.arg(rounds.to_string()).args(part);
+    bench.args(words);
     execute(bench.env("WARREN_BIN", warren).env("WARREN_TESTBOX", testbox))
+}
+
+/// What packets cost, in the debug profile: the kernel does the work.
+fn packet(word: &str) -> Result<()> {
+    let mut bench = cargo(&["run", "--quiet", "-p", "warren-tests", "--bin", "bench-packet", "--", word]);
+    execute(bench.env("WARREN_BPF_OBJECT", workspace::target()?.join(build_ebpf::OBJECT)))
+}
+
+/// Compares what packets cost with what is checked in.
+///
+/// # Errors
+/// One costs too much.
+pub fn packet_gate() -> Result<test::Skipped> {
+    packet("gate")?;
+    Ok(None)
 }

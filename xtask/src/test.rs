@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build_ebpf, check, containerd, deps, kernels,
+    bench, build_ebpf, check, containerd, deps, kernels,
     process::{cargo, is_root, run as execute, say},
     workspace,
 };
@@ -94,6 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         )?;
         Ok(None)
     });
+    summary.part("what packets cost", bench::packet_gate);
     summary.part(KERNELS, kernels::run);
     summary.part(CGROUP2, kernels::node);
     summary.end()

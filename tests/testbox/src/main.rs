@@ -4,6 +4,7 @@
 //! the name of a command.
 
 mod behave;
+mod bench;
 mod client;
 mod datagrams;
 mod http;
@@ -44,6 +45,9 @@ const USAGE: &str = "testbox: commands:
   lines COUNT [RATE [WIDTH]]     numbered lines on both streams, RATE a second (0: no pause)
   orphan                         leaves a dead child behind, tells whether it was reaped
   die SIGNAL                     ends by a signal
+  bench-serve FIRST LAST         the benchmark's server: TCP on these ports, UDP on the first
+  bench ADDR FIRST LAST MEASURES SECONDS
+                                 the benchmark's client: cps, rps, bulk, udp, urr; JSON results
   id                             prints uid, gid and supplementary groups";
 
 fn main() {
@@ -113,6 +117,11 @@ fn run(words: &[&str]) -> Outcome {
         ["lines", count, rate, width] => behave::lines(number(count)?, number(rate)?, number(width)?),
         ["orphan"] => behave::orphan(),
         ["die", signal] => behave::die(number(signal)?),
+        ["bench-serve", first, last] => bench::server::serve(number(first)?, number(last)?),
+        ["bench", to, first, last, measures, seconds] => {
+            let target = bench::Target { ip: ip(to)?, first: number(first)?, last: number(last)? };
+            bench::run(target, measures, number(seconds)?)
+        }
         ["id"] => Ok(shown(&sys::identity())),
         _ => Err(format!("{words:?} is not something I can do\n{USAGE}")),
     }

@@ -132,7 +132,16 @@ impl State {
         self.retired.retain(|(_, since)| now.duration_since(*since) < GRACE);
         let Plan { desired, retire } = self.plan(settings, assignment);
         let changes = diff(&self.current, &desired);
+        let planned = now.elapsed();
         self.apply(&changes)?;
+        if !changes.is_empty() {
+            tracing::debug!(
+                rows = changes.len(),
+                plan_us = planned.as_micros(),
+                write_us = (now.elapsed() - planned).as_micros(),
+                "the datapath's maps are written"
+            );
+        }
         self.retired.extend(retire.into_iter().map(|r| (r, now)));
         Ok(())
     }

@@ -53,6 +53,14 @@ const KERNEL_NEEDS: &[Need] = &[
     need("dpkg-deb", "unpacks Debian's kernels", &["dpkg"]),
 ];
 
+/// Only for `cargo xtask bench datapath`: whom Warren is measured beside.
+const RIVAL_NEEDS: &[Need] = &[
+    need("haproxy", "is measured beside", &["haproxy"]),
+    need("docker-proxy", "is measured beside", &["docker.io"]),
+    need("iptables-nft-restore", "is measured beside", &["iptables"]),
+    need("iptables-legacy-restore", "is measured beside", &["iptables"]),
+];
+
 /// Installs what is missing.
 ///
 /// # Errors
@@ -69,6 +77,14 @@ pub fn run() -> Result<()> {
 /// As [`run`].
 pub fn for_kernels() -> Result<()> {
     provide(KERNEL_NEEDS)
+}
+
+/// Installs whom Warren is measured beside.
+///
+/// # Errors
+/// As [`run`].
+pub fn for_rivals() -> Result<()> {
+    provide(RIVAL_NEEDS)
 }
 
 fn provide(needs: &[Need]) -> Result<()> {
@@ -111,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package() {
-        for n in NEEDS.iter().chain(KERNEL_NEEDS) {
+        for n in NEEDS.iter().chain(KERNEL_NEEDS).chain(RIVAL_NEEDS) {
             assert!(!n.packages.is_empty() && !n.why.is_empty(), "{}", n.program);
         }
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask test --kernels`: the BPF programs in the kernels of Debian, under QEMU: the oldest
 //! we run on (which has no TCX), the long-term one, and the newest.
 
+mod budget;
 mod initramfs;
 mod node;
 
@@ -45,7 +46,7 @@ pub fn run() -> Result<Skipped> {
     let target = workspace::target()?;
     let object = target.join("bpf/warren-ebpf.o");
     fs::metadata(&object).with_context(|| format!("{}: run `cargo xtask build-ebpf`", object.display()))?;
-    let (mut refused, mut absent) = (Vec::new(), Vec::new());
+    let (mut refused, mut absent, mut reports) = (Vec::new(), Vec::new(), Vec::new());
     for (name, suite) in KERNELS {
         say(&format!("kernel {name} (Debian {suite})"));
         let dir = target.join("kernels").join(suite);
@@ -72,14 +73,22 @@ pub fn run() -> Result<Skipped> {
             clock: Clock::Real,
         };
         // The programs first, which says more of one that is refused.
-        if let Err(e) = machine.boot().and_then(|()| node::network(&init, &kernel, &dir)) {
-            eprintln!("{e:#}");
-            refused.push(*name);
+        let booted = machine.boot().and_then(|report| {
+            node::network(&init, &kernel, &dir)?;
+            Ok(report)
+        });
+        match booted {
+            Ok(report) => reports.push(report),
+            Err(e) => {
+                eprintln!("{e:#}");
+                refused.push(*name);
+            }
         }
     }
     if !refused.is_empty() {
         bail!("failed on kernel {}", refused.join(", "));
     }
+    budget::judge(&reports)?;
     Ok((!absent.is_empty()).then(|| format!("no kernel from the mirror: {}", absent.join(", "))))
 }
 
@@ -123,8 +132,9 @@ struct Machine {
 }
 
 impl Machine {
-    /// Boots it; a second time when it ended without a word, which emulation does now and then.
-    fn boot(&self) -> Result<()> {
+    /// Boots it, a second time when it ended without a word, which emulation does now and then; what
+    /// it reported.
+    fn boot(&self) -> Result<String> {
         let console = &self.console;
         for attempt in 1..=2 {
             let start = Instant::now();
@@ -137,7 +147,7 @@ impl Machine {
             }
             eprintln!("    {:.1} s", start.elapsed().as_secs_f64());
             if status == Some(1) && text.contains("kernel-check: ok") {
-                return Ok(());
+                return Ok(reported.to_owned());
             }
             if text.contains("kernel-check: failed") {
                 bail!("the programs failed there (console: {})", console.display());

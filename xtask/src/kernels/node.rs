@@ -81,7 +81,7 @@ fn boot(init: &Path, kernel: &Kernel, dir: &Path, name: &str, programs: &[&str],
         memory: "3072",
         clock,
     };
-    machine.boot()
+    machine.boot().map(drop)
 }
 
 /// The shared libraries of a program, the loader among them; none of a static one.

@@ -1,0 +1,203 @@
+//! A program that puts a packet back as it was and hands it to another, so that one call of the
+//! kernel's test-run can repeat a program that rewrites packets. Assembled by hand: it is part of
+//! the measurement, not of the object.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, ensure};
+
+/// `bpf(2)`: commands, types and helpers.
+const MAP_CREATE: libc::c_long = 0;
+const MAP_UPDATE: libc::c_long = 2;
+const PROG_LOAD: libc::c_long = 5;
+const TEST_RUN: libc::c_long = 10;
+const PROG_ARRAY: u32 = 3;
+const SCHED_CLS: u32 = 3;
+const GET_PRANDOM: i32 = 7;
+const STORE_BYTES: i32 = 9;
+const TAIL_CALL: i32 = 12;
+
+/// What the wrapper returns when there is nobody to hand the packet to.
+const NOBODY: i32 = 77;
+
+/// One instruction.
+fn insn(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
+    u64::from(code)
+        | u64::from(to | from << 4) << 8
+        | u64::from(offset.cast_unsigned()) << 16
+        | u64::from(value.cast_unsigned()) << 32
+}
+
+fn set(to: u8, value: i32) -> u64 {
+    insn(0xb7, to, 0, 0, value)
+}
+
+fn copy(to: u8, from: u8) -> u64 {
+    insn(0xbf, to, from, 0, 0)
+}
+
+fn call(helper: i32) -> u64 {
+    insn(0x85, 0, 0, 0, helper)
+}
+
+const EXIT: u64 = 0x95;
+
+/// A call of `bpf(2)` with an attribute of 32-bit words.
+fn bpf(command: libc::c_long, words: &mut [u32]) -> Result<libc::c_long> {
+    // SAFETY: the words are as long as said, and what they point at outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
+    ensure!(done >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
+    Ok(done)
+}
+
+fn owned(fd: libc::c_long) -> Result<OwnedFd> {
+    // SAFETY: the kernel has just made the descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd)?) })
+}
+
+/// Both halves of an address of something.
+fn halves<T>(at: *const T) -> [u32; 2] {
+    let at = at.expose_provenance() as u64;
+    [at as u32, (at >> 32) as u32]
+}
+
+/// A program of TC in the kernel.
+pub struct Program(OwnedFd);
+
+impl Program {
+    fn load(code: &[u64]) -> Result<Self> {
+        let license = c"GPL";
+        let mut log = vec![0u8; 1 << 16];
+        let ([code_low, code_high], [license_low, license_high], [log_low, log_high]) =
+            (halves(code.as_ptr()), halves(license.as_ptr()), halves(log.as_mut_ptr()));
+        let mut words = [0; 30];
+        words[..10].copy_from_slice(&[
+            SCHED_CLS,
+            u32::try_from(code.len())?,
+            code_low,
+            code_high,
+            license_low,
+            license_high,
+            1,
+            u32::try_from(log.len())?,
+            log_low,
+            log_high,
+        ]);
+        let loaded = bpf(PROG_LOAD, &mut words);
+        let fd = loaded.with_context(|| String::from_utf8_lossy(&log).trim_matches('\0').to_owned())?;
+        Ok(Self(owned(fd)?))
+    }
+
+    /// Returns at once.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn empty() -> Result<Self> {
+        Self::load(&[set(0, -1), EXIT])
+    }
+
+    /// Runs it `times` over on one packet that came in by a device: nanoseconds a run, and what the
+    /// last one returned.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn run(&self, packet: &[u8], ifindex: u32, times: u32) -> Result<(u32, i32)> {
+        // struct __sk_buff: ifindex is at byte 40.
+        let mut context = [0u32; 48];
+        context[10] = ifindex;
+        let ([data_low, data_high], [context_low, context_high]) =
+            (halves(packet.as_ptr()), halves(context.as_ptr()));
+        let mut words = [0; 20];
+        words[0] = self.0.as_raw_fd().cast_unsigned();
+        words[2] = u32::try_from(packet.len())?;
+        [words[4], words[5]] = [data_low, data_high];
+        words[8] = times;
+        words[10] = u32::try_from(size_of_val(&context))?;
+        [words[12], words[13]] = [context_low, context_high];
+        bpf(TEST_RUN, &mut words)?;
+        Ok((words[9], words[1].cast_signed()))
+    }
+}
+
+/// What of a packet is another one each time.
+#[derive(Debug, Clone, Copy)]
+pub struct Random {
+    /// Where two bytes of the source's address are.
+    pub address: u8,
+    /// Where the source's port is.
+    pub port: u8,
+}
+
+/// A program before which a packet is put back.
+pub struct Wrapped {
+    program: Program,
+    /// Keeps the program that is called: the map must live as long as this.
+    _jumps: OwnedFd,
+    packet: Vec<u8>,
+    ifindex: u32,
+    returns: i32,
+}
+
+impl Wrapped {
+    /// Puts `packet` back (up to a multiple of four bytes) and calls `target`, which is to return
+    /// `returns`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn new(
+        target: RawFd,
+        packet: &[u8],
+        ifindex: u32,
+        random: Option<Random>,
+        returns: i32,
+    ) -> Result<Self> {
+        let mut words = [0; 8];
+        words[..4].copy_from_slice(&[PROG_ARRAY, 4, 4, 1]);
+        let jumps = owned(bpf(MAP_CREATE, &mut words)?)?;
+        let (key, value) = (0u32, target);
+        let mut words = [0; 8];
+        words[0] = jumps.as_raw_fd().cast_unsigned();
+        [words[2], words[3]] = halves(&raw const key);
+        [words[4], words[5]] = halves(&raw const value);
+        bpf(MAP_UPDATE, &mut words)?;
+
+        let words = packet.as_chunks::<4>().0;
+        let length = 4 * i16::try_from(words.len())?;
+        ensure!(length <= 256, "a packet of {} bytes does not fit the stack", packet.len());
+        let mut code = vec![copy(6, 1)];
+        for (at, word) in (0i16..).step_by(4).zip(words) {
+            // *(u32 *)(r10 - length + at) = word
+            code.push(insn(0x62, 10, 0, at - length, i32::from_ne_bytes(*word)));
+        }
+        if let Some(Random { address, port }) = random {
+            let store = |at: u8| insn(0x6b, 10, 0, i16::from(at) - length, 0);
+            code.extend([call(GET_PRANDOM), store(address), insn(0x77, 0, 0, 0, 16), store(port)]);
+        }
+        // skb_store_bytes(skb, 0, r10 - length, length, 0)
+        code.extend([copy(1, 6), set(2, 0), copy(3, 10), insn(0x07, 3, 0, 0, -i32::from(length))]);
+        code.extend([set(4, length.into()), set(5, 0), call(STORE_BYTES)]);
+        // tail_call(skb, jumps, 0)
+        code.extend([copy(1, 6), insn(0x18, 2, 1, 0, jumps.as_raw_fd()), 0, set(3, 0), call(TAIL_CALL)]);
+        code.extend([set(0, NOBODY), EXIT]);
+        let program = Program::load(&code)?;
+        Ok(Self { program, _jumps: jumps, packet: packet.to_vec(), ifindex, returns })
+    }
+
+    /// The same before a program that returns at once.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn before(empty: &Program, packet: &[u8], ifindex: u32, random: Option<Random>) -> Result<Self> {
+        Self::new(empty.0.as_raw_fd(), packet, ifindex, random, -1)
+    }
+
+    /// Nanoseconds a run, of so many.
+    ///
+    /// # Errors
+    /// The last one did not return what it should.
+    pub fn run(&self, times: u32) -> Result<u32> {
+        let (took, returned) = self.program.run(&self.packet, self.ifindex, times)?;
+        ensure!(returned == self.returns, "it returned {returned}, not {}", self.returns);
+        Ok(took)
+    }
+}
