@@ -25,9 +25,10 @@ use warren_ebpf::{
     abi::{CONFIG_ENABLED, Reason, Words as V6},
     flow::{
         Present,
-        decide::{self, Action, Next, V4, Work},
+        decide::{self, Action, Next, V4, Verdict, Work},
+        notice,
     },
-    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
+    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
 };
 
 use crate::{
@@ -101,6 +102,8 @@ const ADMIT: u32 = Next::Admit as u32;
 const CHOOSE: u32 = Next::Choose as u32;
 const EVADE: u32 = Next::Evade as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
+const NOTICE: u32 = Next::Notice as u32;
+const REQUOTE: u32 = Next::Requote as u32;
 
 /// The steps of a decision, each a global function of the object: the verifier looks at each once, by
 /// itself, whatever it is called with and from wherever. What one leaves to the next is in the room.
@@ -112,8 +115,12 @@ macro_rules! steps {
             /// What becomes of a packet that came in by a device of the node.
             #[inline(always)]
             pub fn inward(packet: *mut __sk_buff, offset: u32, now: u64) -> i32 {
-                if look_in(packet, offset, now) == FORWARD {
-                    lead(packet, now);
+                match look_in(packet, offset, now) {
+                    FORWARD => lead(packet, now),
+                    NOTICE if notice_in(packet, now) == REQUOTE => {
+                        requote(packet);
+                    }
+                    _ => {}
                 }
                 settle();
                 concluded(packet, now)
@@ -126,6 +133,9 @@ macro_rules! steps {
                     FORWARD => lead(packet, now),
                     MASQUERADE => {
                         masquerade(now);
+                    }
+                    NOTICE if notice_out(packet, now) == REQUOTE => {
+                        requote(packet);
                     }
                     _ => {}
                 }
@@ -240,6 +250,37 @@ macro_rules! steps {
                 let (work, $packet) = ($room.work(), NO_PACKET);
                 decide::masquerade::<$address, _>(&$maps, &Present { config, now }, work);
                 work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_notice_in"))]
+            #[inline(never)]
+            pub extern "C" fn notice_in(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, quoted, skb) = ($room.work(), $room.quoted(), Skb::at(packet));
+                let $packet = NO_PACKET;
+                notice::notice_in::<$address, _, _>(&$maps, &Present { config, now }, &skb, work, quoted);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_notice_out"))]
+            #[inline(never)]
+            pub extern "C" fn notice_out(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, quoted, skb) = ($room.work(), $room.quoted(), Skb::at(packet));
+                let $packet = NO_PACKET;
+                notice::notice_out::<$address, _, _>(&$maps, &Present { config, now }, &skb, work, quoted);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_requote"))]
+            #[inline(never)]
+            pub extern "C" fn requote(packet: *mut __sk_buff) -> u32 {
+                let Some(room) = Room::find() else { return 0 };
+                let (work, quoted) = (room.work::<$address>(), room.quoted());
+                if !packet::notice::requote(&mut Skb::at(packet), &work.ip, quoted) {
+                    work.verdict = Verdict::drop(Reason::Rewrite);
+                }
+                0
             }
 
             #[unsafe(export_name = concat!(stringify!($family), "_settle"))]

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{Address, Scratch},
     flow::{Operation, Table, decide::Work},
+    packet::notice::Quoted,
 };
 
 use crate::maps;
@@ -34,6 +35,14 @@ impl Room {
         // SAFETY: the row is this CPU's own and stays while the program runs. Whoever asks first writes
         // all of it.
         unsafe { &mut *(&raw mut (*self.0).work).cast() }
+    }
+
+    /// The place for what an ICMP error quotes.
+    #[inline(always)]
+    pub fn quoted<'a, A: Address>(self) -> &'a mut Quoted<A> {
+        const { assert!(size_of::<Quoted<A>>() <= size_of::<[[u64; 8]; 2]>() && align_of::<Quoted<A>>() <= 8) };
+        // SAFETY: as above.
+        unsafe { &mut *(&raw mut (*self.0).quoted).cast() }
     }
 
     /// Puts a key into its place.

@@ -19,7 +19,8 @@ pub enum Reason {
     NoRoute = 4,
     /// No port was free for masquerading.
     PortsExhausted = 5,
-    /// A container went on with a TCP connection that nothing is known of.
+    /// A container went on with a TCP connection, or reported an error with a packet, that nothing is known
+    /// of.
     NoFlow = 6,
     /// A container sent TCP, UDP or ICMP of a kind that is not masqueraded.
     NotMasqueraded = 7,

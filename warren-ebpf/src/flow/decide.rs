@@ -3,6 +3,7 @@
 
 use super::{
     Delivery, Present, Resolved, Seen, Tables, masquerade,
+    notice::{notice_in, notice_out},
     published::{self, Chosen},
     resolve,
 };
@@ -11,7 +12,7 @@ use crate::{
         Address, BackendRef, CONFIG_ENABLED, FLOW_FROM_CONTAINER, ROUTE_DROP, ROUTE_PLAIN, Reason, Route,
         Service, ServiceKey, SourceKey, TCP, UDP,
     },
-    packet::{self, Family, Ip, Packet, Tuple},
+    packet::{self, Family, Ip, Packet, Tuple, notice::Quoted},
 };
 
 /// An IPv4 address.
@@ -119,7 +120,7 @@ impl<A: Address> Verdict<A> {
     }
 
     #[inline(always)]
-    fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
+    pub(super) fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
         Self { action, reason: Reason::Spoofed, ifindex, to }
     }
 
@@ -178,6 +179,11 @@ pub enum Next {
     Evade,
     /// [`open`] says.
     Open,
+    /// [`notice_in`] or [`notice_out`] says.
+    Notice,
+    /// The verdict is there. Before it is carried out, what the packet quotes is to be translated
+    /// ([`requote`](packet::notice::requote)).
+    Requote,
 }
 
 /// A packet that came in by a device of the node. `offset` is where its IP header starts.
@@ -189,8 +195,12 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     offset: u32,
     ifindex: u32,
     work: &mut Work<A>,
+    quoted: &mut Quoted<A>,
 ) {
     look_in(node, present, packet, offset, ifindex, work);
+    if work.next == Next::Notice {
+        notice_in(node, present, packet, work, quoted);
+    }
     finish(node, present, work);
     settle(node, work);
 }
@@ -214,7 +224,15 @@ pub fn look_in<A: Family, N: Node<A>, P: Packet>(
     if let Some(segment) = packet::transport(packet, &work.ip) {
         work.seen = Seen::new(&work.ip, &segment, ifindex);
         inbound(node, present, work);
+    } else if is_message(&work.ip) {
+        work.next = Next::Notice;
     }
+}
+
+/// Whether it is ICMP, all of it.
+#[inline(always)]
+fn is_message<A: Family>(ip: &Ip<A>) -> bool {
+    ip.protocol == A::ICMP && !ip.fragment
 }
 
 /// What is made of a packet from outside that was read.
@@ -266,8 +284,12 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
     offset: u32,
     ifindex: u32,
     work: &mut Work<A>,
+    quoted: &mut Quoted<A>,
 ) {
     look_out(node, present, packet, offset, ifindex, work);
+    if work.next == Next::Notice {
+        notice_out(node, present, packet, work, quoted);
+    }
     finish(node, present, work);
 }
 
@@ -276,7 +298,7 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
 fn finish<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     loop {
         match work.next {
-            Next::Nothing => return,
+            Next::Nothing | Next::Notice | Next::Requote => return,
             Next::Forward => forward(node, present, work),
             Next::Masquerade => masquerade(node, present, work),
             Next::Recall => recall(node, present, work),
@@ -315,12 +337,16 @@ pub fn look_out<A: Family, N: Node<A>, P: Packet>(
         work.verdict = Verdict::drop(Reason::Spoofed);
         return;
     }
+    work.owner = owner.backend;
     let Some(segment) = packet::transport(packet, &work.ip) else {
-        work.verdict = unreadable(node, &work.ip);
+        if is_message(&work.ip) {
+            work.next = Next::Notice;
+        } else {
+            work.verdict = unreadable(node, &work.ip);
+        }
         return;
     };
     work.seen = Seen::new(&work.ip, &segment, ifindex);
-    work.owner = owner.backend;
     outbound(node, present, work);
 }
 
@@ -505,7 +531,7 @@ fn beside<A: Address, N: Node<A>>(node: &N, seen: &Seen<A>) -> Verdict<A> {
 /// What happens to a packet of a container without ports that we know: the node may have it,
 /// nobody else.
 #[inline(always)]
-fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
+pub(super) fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     if node.is_local(&ip.destination) {
         Verdict::PASS
     } else if ip.destination.undeliverable() {

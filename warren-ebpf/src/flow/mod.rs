@@ -9,6 +9,7 @@ pub mod hash;
 pub mod masquerade;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
+pub mod notice;
 pub mod published;
 mod record;
 pub mod tcp;

@@ -8,14 +8,17 @@ use std::{collections::HashMap, vec::Vec};
 
 use super::{
     Present, Search, Table, Tables,
-    decide::{self, Action, Node, V4, Verdict, Work},
+    decide::{self, Action, Next, Node, V4, Verdict, Work},
 };
 use crate::{
     abi::{
         Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
         ReturnKey, Route, Service, ServiceKey, SourceKey,
     },
-    packet::{Bytes, Family, Tuple},
+    packet::{
+        Bytes, Family, Tuple,
+        notice::{self, Quoted},
+    },
 };
 
 /// A map that forgets what was used least recently when it is full.
@@ -171,19 +174,22 @@ impl<A: Family> Model<A> {
     /// Lets a packet (with Ethernet header) in by a device of the node and carries the verdict out
     /// on it.
     pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
-        let mut work = Work::default();
-        decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work);
-        self.execute(packet, &work)
+        let (mut work, mut quoted) = (Work::default(), Quoted::default());
+        decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work, &mut quoted);
+        self.execute(packet, &work, &quoted)
     }
 
     /// The same for a packet that a container sent.
     pub fn veth_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
-        let mut work = Work::default();
-        decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work);
-        self.execute(packet, &work)
+        let (mut work, mut quoted) = (Work::default(), Quoted::default());
+        decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work, &mut quoted);
+        self.execute(packet, &work, &quoted)
     }
 
-    fn execute(&self, packet: &mut [u8], work: &Work<A>) -> Verdict<A> {
+    fn execute(&self, packet: &mut [u8], work: &Work<A>, quoted: &Quoted<A>) -> Verdict<A> {
+        if work.next == Next::Requote {
+            assert!(notice::requote(&mut Bytes(packet), &work.ip, quoted), "what was read is rewritable");
+        }
         if matches!(work.verdict.action, Action::Container | Action::Device) {
             let done = A::rewrite(&mut Bytes(packet), &work.ip, &work.seen.tuple, &work.verdict.to);
             assert!(done, "a parsed packet is rewritable");

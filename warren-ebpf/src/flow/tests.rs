@@ -23,6 +23,7 @@ macro_rules! of_both_families {
 mod datagrams;
 mod family;
 mod masquerading;
+mod notices;
 mod publishing;
 mod random;
 mod sources;

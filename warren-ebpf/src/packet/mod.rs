@@ -3,6 +3,7 @@
 
 mod checksum;
 mod family;
+pub mod notice;
 mod parse;
 mod rewrite;
 
