@@ -119,7 +119,9 @@ fn meaning(reason: Reason) -> &'static str {
         Reason::Fragment => "a container sent a fragment to somewhere else than its node",
         Reason::NoRoute => "a container sent to an address that nothing leads to",
         Reason::PortsExhausted => "no port was free to send under the node's address",
-        Reason::NoFlow => "a container went on with a TCP connection that nothing is known of",
+        Reason::NoFlow => {
+            "a container went on with a TCP connection, or reported an error, that nothing is known of"
+        }
         Reason::NotMasqueraded => {
             "a container sent a kind of packet that cannot leave under the node's address"
         }
