@@ -22,13 +22,13 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext},
 };
 use warren_ebpf::{
-    abi::{CONFIG_ENABLED, Reason, Words as V6},
+    abi::{CONFIG_ENABLED, Reason, TCP, Words as V6},
     flow::{
         Present,
         decide::{self, Action, Next, V4, Verdict, Work},
         notice,
     },
-    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
+    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip, Packet as _, notice::QUOTE},
 };
 
 use crate::{
@@ -45,6 +45,9 @@ const ETHERNET: u32 = 14;
 
 /// `skb->pkt_type` of a packet whose link-level destination is this host.
 const PACKET_HOST: u32 = 0;
+
+/// What a step says of a packet that is too big for the device it would leave by.
+const TOO_BIG: i32 = 500;
 
 /// What a step says of a packet that is dropped: this and the reason.
 const DROPPED: i32 = 1000;
@@ -161,7 +164,11 @@ macro_rules! steps {
 
             #[inline(always)]
             fn concluded(packet: *mut __sk_buff, now: u64) -> i32 {
-                match execute(packet) {
+                let mut said = execute(packet);
+                if said == TOO_BIG {
+                    said = too_big(packet);
+                }
+                match said {
                     said if said < DROPPED => said,
                     said => dropped(packet, now, (said - DROPPED) as u32),
                 }
@@ -299,6 +306,13 @@ macro_rules! steps {
                 super::execute::<$address>(&mut Skb::at(packet), room.work())
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_too_big"))]
+            #[inline(never)]
+            pub extern "C" fn too_big(packet: *mut __sk_buff) -> i32 {
+                let Some(room) = Room::find() else { return PASS };
+                super::too_big::<$address>(&mut Skb::at(packet), room.work(), room.quote())
+            }
+
             #[unsafe(export_name = concat!(stringify!($family), "_dropped"))]
             #[inline(never)]
             pub extern "C" fn dropped(packet: *mut __sk_buff, now: u64, reason: u32) -> i32 {
@@ -387,6 +401,12 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
     match verdict.action {
         Action::Pass => return PASS,
         Action::Drop => return DROPPED + verdict.reason as i32,
+        // Whatever fits a smaller packet than any link's largest needs no look at the link.
+        Action::Device
+            if skb.length() > ETHERNET + A::LEAST_MTU && !fits(skb, work, skb.mtu(verdict.ifindex)) =>
+        {
+            return TOO_BIG;
+        }
         Action::Container | Action::Device => {}
     }
     if !A::rewrite(skb, &work.ip, &work.seen.tuple, &verdict.to) {
@@ -401,6 +421,44 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
         }
     };
     action as i32
+}
+
+/// Whether a packet fits a device, or each of the segments that are merged in it. A device that is gone has
+/// no MTU.
+#[inline(always)]
+fn fits<A: Family>(skb: &Skb, work: &Work<A>, mtu: u32) -> bool {
+    let (ip, merged) = (&work.ip, skb.gso_size());
+    if merged == 0 {
+        return mtu == 0 || skb.length().wrapping_sub(ip.offset) <= mtu;
+    }
+    let header = match (ip.protocol, skb.load::<1>(ip.payload + 12)) {
+        (TCP, Some([length])) => u32::from(length >> 4) * 4,
+        _ => 8,
+    };
+    mtu == 0 || ip.payload - ip.offset + header + merged <= mtu
+}
+
+/// Tells the container that it has sent something too big, instead of sending it on. Whether it allows that
+/// to be cut up or not: nobody here does, and a container that knows the MTU does so itself.
+#[inline(always)]
+fn too_big<A: Family>(skb: &mut Skb, work: &Work<A>, quote: &mut [u8; QUOTE]) -> i32 {
+    const FAILED: i32 = DROPPED + Reason::Rewrite as i32;
+    let (verdict, seen, offset) = (&work.verdict, &work.seen.tuple, work.ip.offset);
+    // The node says so, unless it does not show itself to the other end.
+    let from = if verdict.to.source == seen.source { seen.destination } else { verdict.to.source };
+    let mtu = skb.mtu(verdict.ifindex);
+    if !skb.read(offset, quote) {
+        return FAILED;
+    }
+    let notice = A::too_big(from, seen.source, mtu, quote);
+    if !(skb.truncate(offset + QUOTE as u32)
+        && skb.make_room(size_of::<A::Notice>() as u32)
+        && skb.put(offset, &notice))
+    {
+        return FAILED;
+    }
+    // SAFETY: a plain helper call.
+    unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 }
 }
 
 #[inline(always)]

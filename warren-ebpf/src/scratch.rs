@@ -12,7 +12,7 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{Address, Scratch},
     flow::{Operation, Table, decide::Work},
-    packet::notice::Quoted,
+    packet::notice::{QUOTE, Quoted},
 };
 
 use crate::maps;
@@ -42,6 +42,14 @@ impl Room {
     pub fn quoted<'a, A: Address>(self) -> &'a mut Quoted<A> {
         const { assert!(size_of::<Quoted<A>>() <= size_of::<[[u64; 8]; 2]>() && align_of::<Quoted<A>>() <= 8) };
         // SAFETY: as above.
+        unsafe { &mut *(&raw mut (*self.0).quoted).cast() }
+    }
+
+    /// The place for what an ICMP error of our own quotes.
+    #[inline(always)]
+    pub fn quote<'a>(self) -> &'a mut [u8; QUOTE] {
+        const { assert!(QUOTE <= size_of::<[[u64; 8]; 2]>()) };
+        // SAFETY: as above. A packet that we report is no error of others.
         unsafe { &mut *(&raw mut (*self.0).quoted).cast() }
     }
 

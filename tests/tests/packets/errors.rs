@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
+    sync::mpsc,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -124,10 +125,98 @@ fn router(site: &mut Site) -> Result<Place> {
     Ok(place)
 }
 
-/// What a container's network knows of the way to the far host.
-fn path_mtu(place: &Place, v6: bool) -> Result<String> {
+/// A server that sends much to who connects, or takes as much, once for each family.
+fn pour(place: &Place, port: u16, sends: bool) -> Result<mpsc::Receiver<usize>> {
+    let (told, got) = mpsc::channel();
+    let (ready, is_ready) = mpsc::channel();
+    place.start(move || {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+        ready.send(())?;
+        for _ in BOTH {
+            let (mut stream, _) = listener.accept()?;
+            if sends {
+                stream.write_all(&vec![7; MEGABYTES])?;
+            } else {
+                told.send(stream.read_to_end(&mut Vec::new())?)?;
+            }
+        }
+        Ok(())
+    });
+    is_ready.recv_timeout(WAIT)?;
+    Ok(got)
+}
+
+/// An uplink that becomes smaller, and nobody who tells the containers but the programs.
+#[test]
+#[ignore = "needs root"]
+fn a_container_is_told_of_an_uplink_that_became_smaller() -> Result<()> {
+    alone(|| {
+        let mut site = Site::new()?;
+        site.publish(8080, 80, 1)?;
+        let _server = pour(&site.containers[0], 80, true)?;
+        let sink = pour(&site.client, 7000, false)?;
+        ip("link set up0 mtu 1300")?;
+        for v6 in BOTH {
+            // Nobody is told what nobody has sent.
+            for place in &site.containers {
+                ensure!(!path_mtu(place, client(v6))?.contains("mtu"));
+            }
+            let got = site.client.run(move || {
+                let mut stream = TcpStream::connect_timeout(&(node(v6), 8080).into(), WAIT)?;
+                stream.set_read_timeout(Some(WAIT))?;
+                Ok(stream.read_to_end(&mut Vec::new())?)
+            })?;
+            ensure!(got == MEGABYTES, "{got} bytes of replies");
+            let known = path_mtu(&site.containers[0], client(v6))?;
+            ensure!(known.contains("mtu 1300"), "{known}");
+            site.containers[1].run(move || {
+                let mut stream = TcpStream::connect_timeout(&(client(v6), 7000).into(), WAIT)?;
+                Ok(stream.write_all(&vec![7; MEGABYTES])?)
+            })?;
+            ensure!(sink.recv_timeout(2 * WAIT)? == MEGABYTES, "requests");
+            let known = path_mtu(&site.containers[1], client(v6))?;
+            ensure!(known.contains("mtu 1300"), "{known}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_sends_a_datagram_too_big_is_told() -> Result<()> {
+    alone(|| {
+        let site = Site::new()?;
+        for mtu in [1400, 1300] {
+            ip(&format!("link set up0 mtu {mtu}"))?;
+            for v6 in BOTH {
+                let server = site.client.run(move || Ok(UdpSocket::bind((client(v6), 53))?))?;
+                server.set_read_timeout(Some(WAIT))?;
+                let (header, fits) = if v6 { (48, mtu - 48) } else { (28, mtu - 28) };
+                let told = site.containers[0].run(move || {
+                    let socket = UdpSocket::bind((unspecified(v6), 0))?;
+                    socket.set_read_timeout(Some(WAIT))?;
+                    socket.connect((client(v6), 53))?;
+                    socket.send(&vec![1; fits + 1])?;
+                    let told = socket.recv(&mut [0; 10]).map_err(|e| e.raw_os_error());
+                    socket.send(&vec![2; fits])?;
+                    Ok(told)
+                })?;
+                ensure!(told == Err(Some(libc::EMSGSIZE)), "{told:?}");
+                let mut buffer = [0; 2000];
+                let (length, _) = server.recv_from(&mut buffer)?;
+                ensure!((length, buffer[0]) == (fits, 2), "{length} bytes and {header} of headers");
+                let known = path_mtu(&site.containers[0], client(v6))?;
+                ensure!(known.contains(&format!("mtu {mtu}")), "{known}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What a container's network knows of the way to a host.
+fn path_mtu(place: &Place, to: IpAddr) -> Result<String> {
     place.run(move || {
-        let out = std::process::Command::new("ip").args(["route", "get", &far(v6).to_string()]).output()?;
+        let out = std::process::Command::new("ip").args(["route", "get", &to.to_string()]).output()?;
         Ok(String::from_utf8(out.stdout)?)
     })
 }
@@ -145,12 +234,12 @@ fn a_container_learns_how_small_packets_must_be() -> Result<()> {
             // Asked from there first: replies are too big, which only the router knows.
             let own = place.run(move || converse((node(v6), 8080), MEGABYTES))?;
             ensure!(published.recv_timeout(WAIT)? == own);
-            let known = path_mtu(&site.containers[0], v6)?;
+            let known = path_mtu(&site.containers[0], far(v6))?;
             ensure!(known.contains("mtu 1300"), "the container was told of its replies: {known}");
-            ensure!(!path_mtu(&site.containers[1], v6)?.contains("mtu"), "the other one was not");
+            ensure!(!path_mtu(&site.containers[1], far(v6))?.contains("mtu"), "the other one was not");
             site.containers[1].run(move || converse((far(v6), 7000), MEGABYTES))?;
             server.recv_timeout(WAIT)?;
-            let known = path_mtu(&site.containers[1], v6)?;
+            let known = path_mtu(&site.containers[1], far(v6))?;
             ensure!(known.contains("mtu 1300"), "the container was told of its requests: {known}");
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::{
     Ip, Packet, Tuple, ipv4, ipv6,
+    notice::{QUOTE, too_big4, too_big6},
     parse::{FRAGMENT_OFFSET, header4, header6},
     rewrite4, rewrite6,
 };
@@ -25,6 +26,16 @@ pub trait Family: Address {
 
     /// Whether a packet that is a fragment is the first one, with the ports.
     fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool;
+
+    /// No link that carries the family has a smaller MTU (IPv4: no link that anybody has).
+    const LEAST_MTU: u32;
+
+    /// An IP header and an ICMP header.
+    type Notice: AsRef<[u8]> + Copy;
+
+    /// What is put before a packet, of which `quote` is the start, to tell its sender that it is too big
+    /// for a link with this MTU.
+    fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice;
 
     /// What of the change of an address in a quoted header its own checksum does not make up for.
     fn uncovered(change: u32) -> u32;
@@ -65,6 +76,15 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool {
         matches!(packet.load(ip.offset + 6), Some(at) if u16::from_be_bytes(at) & FRAGMENT_OFFSET == 0)
+    }
+
+    const LEAST_MTU: u32 = 576;
+
+    type Notice = [u8; 28];
+
+    #[inline(always)]
+    fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice {
+        too_big4(from, to, mtu, quote)
     }
 
     #[inline(always)]
@@ -117,6 +137,15 @@ macro_rules! ipv6_family {
             fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool {
                 // The fragment header is the last one that is passed over.
                 matches!(packet.load(ip.payload - 6), Some(at) if u16::from_be_bytes(at) & 0xfff8 == 0)
+            }
+
+            const LEAST_MTU: u32 = 1280;
+
+            type Notice = [u8; 48];
+
+            #[inline(always)]
+            fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice {
+                too_big6(from.into(), to.into(), mtu, quote)
             }
 
             #[inline(always)]

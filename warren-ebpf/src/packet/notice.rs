@@ -2,13 +2,17 @@
 //! what follows the quoted IP header are there (RFC 792); often no more.
 
 use super::{Family, Ip, Packet, Tuple, parse::be};
-use crate::abi::{Address, TCP, UDP};
+use crate::abi::{Address, ICMP, ICMP6, TCP, UDP};
 
 /// Length of an ICMP header: the quoted packet begins after it.
 pub const HEADER: u32 = 8;
 
 /// What is surely quoted of a transport header.
 const QUOTED: u32 = 8;
+
+/// How much of a packet the errors made here quote: headers with some options, and more than what follows
+/// them must be there of.
+pub const QUOTE: usize = 128;
 
 /// The packet that an ICMP error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +106,63 @@ pub fn requote<P: Packet, A: Family>(packet: &mut P, ip: &Ip<A>, quoted: &Quoted
         }
     }
     packet.fix_segment(ip.payload + 2, [0; 2], fold(change).to_be_bytes(), false)
+}
+
+/// "Fragmentation needed", see [`Family::too_big`].
+#[inline(always)]
+pub(super) fn too_big4(from: [u8; 4], to: [u8; 4], mtu: u32, quote: &[u8; QUOTE]) -> [u8; 28] {
+    let mut h = [0; 28];
+    // Of network control (RFC 1812), as the kernel's own errors.
+    (h[0], h[1]) = (0x45, 0xc0);
+    put(&mut h, 2, 28 + QUOTE as u16);
+    (h[8], h[9]) = (64, ICMP);
+    [h[12], h[13], h[14], h[15]] = from;
+    [h[16], h[17], h[18], h[19]] = to;
+    (h[20], h[21]) = (3, 4);
+    put(&mut h, 26, mtu.min(0xffff) as u16);
+    let sum = fold(total(&h, 0, 20));
+    put(&mut h, 10, !sum);
+    let sum = fold(total(&h, 20, 28) + total(quote, 0, QUOTE));
+    put(&mut h, 22, !sum);
+    h
+}
+
+/// "Packet too big", see [`Family::too_big`].
+#[inline(always)]
+pub(super) fn too_big6(from: [u8; 16], to: [u8; 16], mtu: u32, quote: &[u8; QUOTE]) -> [u8; 48] {
+    const LENGTH: u16 = 8 + QUOTE as u16;
+    let mut h = [0; 48];
+    h[0] = 0x60;
+    put(&mut h, 4, LENGTH);
+    (h[6], h[7]) = (ICMP6, 64);
+    let mut i = 0;
+    while i < 16 {
+        (h[8 + i], h[24 + i]) = (from[i], to[i]);
+        i += 1;
+    }
+    h[40] = 2;
+    put(&mut h, 44, (mtu >> 16) as u16);
+    put(&mut h, 46, mtu as u16);
+    let pseudo = u32::from(LENGTH) + u32::from(ICMP6);
+    let sum = fold(pseudo + total(&h, 8, 48) + total(quote, 0, QUOTE));
+    put(&mut h, 42, !sum);
+    h
+}
+
+#[inline(always)]
+fn put<const N: usize>(bytes: &mut [u8; N], at: usize, value: u16) {
+    [bytes[at], bytes[at + 1]] = value.to_be_bytes();
+}
+
+/// The sum of the half words from `from` to before `to`.
+#[inline(always)]
+fn total<const N: usize>(bytes: &[u8; N], from: usize, to: usize) -> u32 {
+    let (mut sum, mut i) = (0, from);
+    while i < to {
+        sum += u32::from(be(bytes[i], bytes[i + 1]));
+        i += 2;
+    }
+    sum
 }
 
 /// What a sum over an address changes by.

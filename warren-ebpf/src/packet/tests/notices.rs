@@ -1,5 +1,5 @@
 use super::{
-    notice::{Quoted, read, requote},
+    notice::{QUOTE, Quoted, read, requote},
     *,
 };
 
@@ -56,6 +56,35 @@ fn there_and_back<A: Known>(error: Error<A>, mut new: Tuple<A>, to: A) -> Result
     Ok(())
 }
 
+/// What tells a sender that its packet is too big is what etherparse makes, and is understood.
+fn told_too_big<A: Known>(mut made: Made<A>, from: A, mtu: u16) -> Result<(), TestCaseError> {
+    made.payload.resize(600, 7);
+    let packet = made.bytes();
+    let quote: [u8; QUOTE] = packet[LINK..LINK + QUOTE].try_into().unwrap();
+    let mut bytes = packet[..LINK].to_vec();
+    bytes.extend(A::too_big(from, made.tuple.source, mtu.into(), &quote).as_ref());
+    bytes.extend(quote);
+    assert_valid::<A>(&bytes);
+    let ip = A::header(&Bytes(&mut bytes), LINK as u32).unwrap();
+    prop_assert_eq!((ip.source, ip.destination, ip.protocol), (from, made.tuple.source, A::ICMP));
+    let mut quoted = Quoted::default();
+    prop_assert!(read(&Bytes(&mut bytes), &ip, &mut quoted));
+    prop_assert_eq!(quoted.tuple, made.tuple);
+    match SlicedPacket::from_ethernet(&bytes).unwrap().transport.unwrap() {
+        TransportSlice::Icmpv4(icmp) => prop_assert_eq!(
+            icmp.icmp_type(),
+            etherparse::Icmpv4Type::DestinationUnreachable(
+                etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu }
+            )
+        ),
+        TransportSlice::Icmpv6(icmp) => {
+            prop_assert_eq!(icmp.icmp_type(), etherparse::Icmpv6Type::PacketTooBig { mtu: mtu.into() });
+        }
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
 /// Whatever has less than a header and eight bytes of the packet is not understood.
 fn cut_is_refused<A: Known>(error: Error<A>, keep: f64) -> Result<(), TestCaseError> {
     let inner = A::header_length(&error.about) + 8;
@@ -80,6 +109,16 @@ proptest! {
     #[test]
     fn translating_there_and_back_is_identity_in_ipv6(error in error::<V6>(), new in tuple(), to: V6) {
         there_and_back(error, new, to)?;
+    }
+
+    #[test]
+    fn a_sender_is_told_the_mtu(made in made::<V4>(), from: V4, mtu in 576u16..) {
+        told_too_big(made, from, mtu)?;
+    }
+
+    #[test]
+    fn a_sender_is_told_the_mtu_in_ipv6(made in made::<V6>(), from: V6, mtu in 1280u16..) {
+        told_too_big(made, from, mtu)?;
     }
 
     #[test]
