@@ -10,6 +10,8 @@ mod testrun;
 mod datagrams;
 #[path = "packets/errors.rs"]
 mod errors;
+#[path = "packets/fragments.rs"]
+mod fragments;
 #[path = "packets/frame.rs"]
 mod frame;
 #[path = "packets/live.rs"]

@@ -26,7 +26,7 @@ use warren_ebpf::{
     flow::{
         Present,
         decide::{self, Action, Next, V4, Verdict, Work},
-        notice,
+        notice, piece,
     },
     packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip, Packet as _, notice::QUOTE},
 };
@@ -107,6 +107,8 @@ const EVADE: u32 = Next::Evade as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
 const NOTICE: u32 = Next::Notice as u32;
 const REQUOTE: u32 = Next::Requote as u32;
+const PIECE: u32 = Next::Piece as u32;
+const READDRESS: u32 = Next::Readdress as u32;
 
 /// The steps of a decision, each a global function of the object: the verifier looks at each once, by
 /// itself, whatever it is called with and from wherever. What one leaves to the next is in the room.
@@ -122,6 +124,14 @@ macro_rules! steps {
                     FORWARD => lead(packet, now),
                     NOTICE if notice_in(packet, now) == REQUOTE => {
                         requote(packet);
+                    }
+                    PIECE => {
+                        match piece_in(packet, now) {
+                            READDRESS => return concluded(packet, now),
+                            FORWARD => lead(packet, now),
+                            _ => {}
+                        }
+                        remember(packet, 0, now);
                     }
                     _ => {}
                 }
@@ -139,6 +149,17 @@ macro_rules! steps {
                     }
                     NOTICE if notice_out(packet, now) == REQUOTE => {
                         requote(packet);
+                    }
+                    PIECE => {
+                        match piece_out(packet, now) {
+                            READDRESS => return concluded(packet, now),
+                            FORWARD => lead(packet, now),
+                            MASQUERADE => {
+                                masquerade(now);
+                            }
+                            _ => {}
+                        }
+                        remember(packet, Skb::at(packet).ifindex(), now);
                     }
                     _ => {}
                 }
@@ -277,6 +298,38 @@ macro_rules! steps {
                 let $packet = NO_PACKET;
                 notice::notice_out::<$address, _, _>(&$maps, &Present { config, now }, &skb, work, quoted);
                 work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_piece_in"))]
+            #[inline(never)]
+            pub extern "C" fn piece_in(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, mut skb, present) = ($room.work(), Skb::at(packet), Present { config, now });
+                let $packet = NO_PACKET;
+                piece::piece_in::<$address, _, _>(&$maps, &present, &skb, skb.ifindex(), work);
+                readdress::<$address>(&mut skb, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_piece_out"))]
+            #[inline(never)]
+            pub extern "C" fn piece_out(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, mut skb, present) = ($room.work(), Skb::at(packet), Present { config, now });
+                let $packet = NO_PACKET;
+                piece::piece_out::<$address, _, _>(&$maps, &present, &skb, skb.ifindex(), work);
+                readdress::<$address>(&mut skb, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_remember"))]
+            #[inline(never)]
+            pub extern "C" fn remember(packet: *mut __sk_buff, from: u32, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, skb) = ($room.work(), Skb::at(packet));
+                let $packet = NO_PACKET;
+                piece::remember::<$address, _>(&$maps, &Present { config, now }, &skb, from, work);
+                0
             }
 
             #[unsafe(export_name = concat!(stringify!($family), "_requote"))]
@@ -423,6 +476,17 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
     action as i32
 }
 
+/// Changes the addresses of a fragment that is not the first: all that there is to be changed.
+#[inline(always)]
+fn readdress<A: Family>(skb: &mut Skb, work: &mut Work<A>) {
+    if work.next == Next::Readdress {
+        if !packet::piece::readdress(skb, &work.ip, &work.seen.tuple, &work.verdict.to) {
+            work.verdict = Verdict::drop(Reason::Rewrite);
+        }
+        work.seen.tuple = work.verdict.to;
+    }
+}
+
 /// Whether a packet fits a device, or each of the segments that are merged in it. A device that is gone has
 /// no MTU.
 #[inline(always)]
@@ -447,6 +511,10 @@ fn too_big<A: Family>(skb: &mut Skb, work: &Work<A>, quote: &mut [u8; QUOTE]) ->
     // The node says so, unless it does not show itself to the other end.
     let from = if verdict.to.source == seen.source { seen.destination } else { verdict.to.source };
     let mtu = skb.mtu(verdict.ifindex);
+    // Nobody could tell what it was about.
+    if work.ip.fragment && !A::is_first(skb, &work.ip) {
+        return DROPPED + Reason::Fragment as i32;
+    }
     if !skb.read(offset, quote) {
         return FAILED;
     }

@@ -163,6 +163,17 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn recount(&mut self, from: &[u8; 16], to: &[u8; 16]) {
+        const SIZE: u32 = size_of::<[u8; 16]>() as u32;
+        let (from, to) = (from.as_ptr().cast_mut().cast(), to.as_ptr().cast_mut().cast());
+        // SAFETY: the helper reads as many bytes as there are. Nothing happens where there is no sum.
+        unsafe {
+            let difference = bpf_csum_diff(from, SIZE, to, SIZE, 0);
+            bpf_csum_update(self.0, difference as u32);
+        }
+    }
+
+    #[inline(always)]
     fn forget(&self, place: usize, value: u32) -> u32 {
         // Room of ours while the packet is here; all that the verifier knows of it is its size.
         // SAFETY: as above.

@@ -179,8 +179,8 @@ impl Family for V4 {
 
     fn without_ports() -> Vec<Change> {
         vec![
-            Box::new(|b| b[20] = 0x20), // first fragment
-            Box::new(|b| b[21] = 3),    // later fragment
+            Box::new(|b| b[20] = 0x22), // fragment in the middle
+            Box::new(|b| b[21] = 3),    // last fragment
             Box::new(|b| b[23] = 47),   // GRE
             Box::new(|b| b[23] = 132),  // SCTP
         ]
@@ -239,7 +239,6 @@ const HOP_BY_HOP: (u8, &[u8]) = (0, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 const ARRIVED: (u8, &[u8]) = (43, &[0, 4, 0, 0, 0, 0, 0]);
 const ON_ITS_WAY: (u8, &[u8]) = (43, &[0, 4, 1, 0, 0, 0, 0]);
 const WHOLE: (u8, &[u8]) = (44, &[0, 0, 6, 1, 2, 3, 4]);
-const FIRST_PART: (u8, &[u8]) = (44, &[0, 0, 1, 1, 2, 3, 4]);
 const LATER_PART: (u8, &[u8]) = (44, &[0, 1, 0, 1, 2, 3, 4]);
 
 impl Family for V6 {
@@ -346,7 +345,7 @@ impl Family for V6 {
 
     fn without_ports() -> Vec<Change> {
         vec![
-            Box::new(|b| extend(b, &[FIRST_PART])),
+            Box::new(|b| extend(b, &[LATER_PART])),
             Box::new(|b| extend(b, &[HOP_BY_HOP, LATER_PART])),
             Box::new(|b| extend(b, &[ON_ITS_WAY])),
             Box::new(|b| extend(b, &[OPTIONS; 5])),

@@ -13,7 +13,8 @@ pub enum Reason {
     Protocol = 1,
     /// A container sent a header that is cut off or contradicts itself.
     Malformed = 2,
-    /// A container sent a fragment to somewhere else than the node.
+    /// A container sent a fragment, not the first, of a packet that nothing is known of, to somewhere else than
+    /// the node.
     Fragment = 3,
     /// A container sent to an address that nothing leads to.
     NoRoute = 4,

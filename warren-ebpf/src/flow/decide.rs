@@ -4,6 +4,7 @@
 use super::{
     Delivery, Present, Resolved, Seen, Tables, masquerade,
     notice::{notice_in, notice_out},
+    piece::{piece_in, piece_out, remember},
     published::{self, Chosen},
     resolve,
 };
@@ -184,6 +185,11 @@ pub enum Next {
     /// The verdict is there. Before it is carried out, what the packet quotes is to be translated
     /// ([`requote`](packet::notice::requote)).
     Requote,
+    /// [`piece_in`] or [`piece_out`] says.
+    Piece,
+    /// The verdict is there. It is about a fragment that has addresses only
+    /// ([`readdress`](packet::piece::readdress)).
+    Readdress,
 }
 
 /// A packet that came in by a device of the node. `offset` is where its IP header starts.
@@ -198,10 +204,15 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     quoted: &mut Quoted<A>,
 ) {
     look_in(node, present, packet, offset, ifindex, work);
-    if work.next == Next::Notice {
-        notice_in(node, present, packet, work, quoted);
+    match work.next {
+        Next::Notice => notice_in(node, present, packet, work, quoted),
+        Next::Piece => piece_in(node, present, packet, ifindex, work),
+        _ => {}
     }
     finish(node, present, work);
+    if work.ip.fragment && work.next != Next::Readdress {
+        remember(node, present, packet, 0, work);
+    }
     settle(node, work);
 }
 
@@ -224,20 +235,22 @@ pub fn look_in<A: Family, N: Node<A>, P: Packet>(
     if let Some(segment) = packet::transport(packet, &work.ip) {
         work.seen = Seen::new(&work.ip, &segment, ifindex);
         inbound(node, present, work);
+    } else if work.ip.fragment {
+        work.next = Next::Piece;
     } else if is_message(&work.ip) {
         work.next = Next::Notice;
     }
 }
 
-/// Whether it is ICMP, all of it.
+/// Whether it is ICMP.
 #[inline(always)]
 fn is_message<A: Family>(ip: &Ip<A>) -> bool {
-    ip.protocol == A::ICMP && !ip.fragment
+    ip.protocol == A::ICMP
 }
 
 /// What is made of a packet from outside that was read.
 #[inline(always)]
-fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+pub(super) fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let seen = &work.seen;
     if masquerade::concerns(present, seen) {
         let answer = masquerade::inbound(node, present, seen);
@@ -287,10 +300,15 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
     quoted: &mut Quoted<A>,
 ) {
     look_out(node, present, packet, offset, ifindex, work);
-    if work.next == Next::Notice {
-        notice_out(node, present, packet, work, quoted);
+    match work.next {
+        Next::Notice => notice_out(node, present, packet, work, quoted),
+        Next::Piece => piece_out(node, present, packet, ifindex, work),
+        _ => {}
     }
     finish(node, present, work);
+    if work.ip.fragment && work.next != Next::Readdress {
+        remember(node, present, packet, ifindex, work);
+    }
 }
 
 /// Takes one step after the other, until the verdict is there.
@@ -298,7 +316,7 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
 fn finish<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     loop {
         match work.next {
-            Next::Nothing | Next::Notice | Next::Requote => return,
+            Next::Nothing | Next::Notice | Next::Requote | Next::Piece | Next::Readdress => return,
             Next::Forward => forward(node, present, work),
             Next::Masquerade => masquerade(node, present, work),
             Next::Recall => recall(node, present, work),
@@ -339,7 +357,9 @@ pub fn look_out<A: Family, N: Node<A>, P: Packet>(
     }
     work.owner = owner.backend;
     let Some(segment) = packet::transport(packet, &work.ip) else {
-        if is_message(&work.ip) {
+        if work.ip.fragment {
+            work.next = Next::Piece;
+        } else if is_message(&work.ip) {
             work.next = Next::Notice;
         } else {
             work.verdict = unreadable(node, &work.ip);
@@ -359,7 +379,7 @@ fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolve
 
 /// What is made of a packet of a container that was read.
 #[inline(always)]
-fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let seen = &work.seen;
     let tracked = is_tracked(seen.protocol);
     if tracked {

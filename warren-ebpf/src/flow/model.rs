@@ -12,12 +12,13 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return,
-        ReturnKey, Route, Service, ServiceKey, SourceKey,
+        Address, Backend, BackendRef, Config, Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Piece,
+        PieceKey, Return, ReturnKey, Route, Service, ServiceKey, SourceKey,
     },
     packet::{
         Bytes, Family, Tuple,
         notice::{self, Quoted},
+        piece,
     },
 };
 
@@ -136,6 +137,8 @@ pub struct Model<A: Address = V4> {
     pub masq_ret: Lru<ReturnKey<A>, Return<A>>,
     /// `MASQ_OUT4`.
     pub masq_out: Lru<EgressKey<A>, Egress<A>>,
+    /// `FRAG4`.
+    pub pieces: Lru<PieceKey<A>, Piece<A>>,
 }
 
 impl<A: Address> Model<A> {
@@ -160,6 +163,7 @@ impl<A: Address> Model<A> {
             fwd_est: Lru::new(established),
             masq_ret: Lru::new(established),
             masq_out: Lru::new(established),
+            pieces: Lru::new(half_open),
         }
     }
 
@@ -190,7 +194,11 @@ impl<A: Family> Model<A> {
         if work.next == Next::Requote {
             assert!(notice::requote(&mut Bytes(packet), &work.ip, quoted), "what was read is rewritable");
         }
-        if matches!(work.verdict.action, Action::Container | Action::Device) {
+        let (seen, verdict) = (&work.seen.tuple, &work.verdict);
+        if work.next == Next::Readdress {
+            let done = piece::readdress(&mut Bytes(packet), &work.ip, seen, &verdict.to);
+            assert!(done, "a header that was read is rewritable");
+        } else if matches!(work.verdict.action, Action::Container | Action::Device) {
             let done = A::rewrite(&mut Bytes(packet), &work.ip, &work.seen.tuple, &work.verdict.to);
             assert!(done, "a parsed packet is rewritable");
         }
@@ -221,6 +229,10 @@ impl<A: Address> Tables<A> for Model<A> {
 
     fn egress(&self) -> &impl Table<EgressKey<A>, Egress<A>> {
         &self.masq_out
+    }
+
+    fn pieces(&self) -> &impl Table<PieceKey<A>, Piece<A>> {
+        &self.pieces
     }
 
     fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {

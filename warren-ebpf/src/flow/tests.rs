@@ -24,6 +24,7 @@ mod datagrams;
 mod family;
 mod masquerading;
 mod notices;
+mod pieces;
 mod publishing;
 mod random;
 mod sources;

@@ -37,6 +37,9 @@ pub trait Family: Address {
     /// for a link with this MTU.
     fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice;
 
+    /// What the fragments of one packet have in common, besides their ends.
+    fn piece<P: Packet>(packet: &P, ip: &Ip<Self>) -> u32;
+
     /// What of the change of an address in a quoted header its own checksum does not make up for.
     fn uncovered(change: u32) -> u32;
 
@@ -76,6 +79,11 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool {
         matches!(packet.load(ip.offset + 6), Some(at) if u16::from_be_bytes(at) & FRAGMENT_OFFSET == 0)
+    }
+
+    #[inline(always)]
+    fn piece<P: Packet>(packet: &P, ip: &Ip<Self>) -> u32 {
+        packet.load(ip.offset + 4).map_or(0, |id| u16::from_be_bytes(id).into())
     }
 
     const LEAST_MTU: u32 = 576;
@@ -137,6 +145,11 @@ macro_rules! ipv6_family {
             fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool {
                 // The fragment header is the last one that is passed over.
                 matches!(packet.load(ip.payload - 6), Some(at) if u16::from_be_bytes(at) & 0xfff8 == 0)
+            }
+
+            #[inline(always)]
+            fn piece<P: Packet>(packet: &P, ip: &Ip<Self>) -> u32 {
+                packet.load(ip.payload - 4).map_or(0, u32::from_be_bytes)
             }
 
             const LEAST_MTU: u32 = 1280;

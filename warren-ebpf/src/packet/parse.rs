@@ -176,9 +176,12 @@ pub(super) fn header6<const WHOLE: bool, P: Packet, A: From<[u8; 16]>>(
 /// Reads the transport header of a packet that is no fragment: TCP, UDP or ICMP echo.
 #[inline(always)]
 pub fn transport<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
-    if ip.fragment {
-        return None;
-    }
+    if ip.fragment { None } else { segment(packet, ip) }
+}
+
+/// The same of the first fragment of a packet, too.
+#[inline(always)]
+pub fn segment<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
     match ip.protocol {
         TCP => {
             let h: [u8; 14] = packet.load(ip.payload)?;
