@@ -8,12 +8,18 @@ mod testrun;
 
 #[path = "packets/datagrams.rs"]
 mod datagrams;
+#[path = "packets/errors.rs"]
+mod errors;
+#[path = "packets/fragments.rs"]
+mod fragments;
 #[path = "packets/frame.rs"]
 mod frame;
 #[path = "packets/limits.rs"]
 mod limits;
 #[path = "packets/live.rs"]
 mod live;
+#[path = "packets/notices.rs"]
+mod notices;
 #[path = "packets/object.rs"]
 mod object;
 #[path = "packets/sources.rs"]

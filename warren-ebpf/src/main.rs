@@ -22,13 +22,13 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext},
 };
 use warren_ebpf::{
-    abi::{CONFIG_ENABLED, Reason, Words as V6},
+    abi::{CONFIG_ENABLED, Reason, TCP, Words as V6},
     flow::{
         Present,
-        decide::{self, Action, Next, V4, Work},
-        limit,
+        decide::{self, Action, Next, V4, Verdict, Work},
+        limit, notice, piece,
     },
-    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip},
+    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip, Packet as _, notice::QUOTE},
 };
 
 use crate::{
@@ -45,6 +45,9 @@ const ETHERNET: u32 = 14;
 
 /// `skb->pkt_type` of a packet whose link-level destination is this host.
 const PACKET_HOST: u32 = 0;
+
+/// What a step says of a packet that is too big for the device it would leave by.
+const TOO_BIG: i32 = 500;
 
 /// What a step says of a packet that is dropped: this and the reason.
 const DROPPED: i32 = 1000;
@@ -104,6 +107,10 @@ const METER: u32 = Next::Meter as u32;
 const CHOOSE: u32 = Next::Choose as u32;
 const EVADE: u32 = Next::Evade as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
+const NOTICE: u32 = Next::Notice as u32;
+const REQUOTE: u32 = Next::Requote as u32;
+const PIECE: u32 = Next::Piece as u32;
+const READDRESS: u32 = Next::Readdress as u32;
 
 /// The steps of a decision, each a global function of the object: the verifier looks at each once, by
 /// itself, whatever it is called with and from wherever. What one leaves to the next is in the room.
@@ -118,6 +125,18 @@ macro_rules! steps {
                 match look_in(packet, offset, now) {
                     FORWARD => lead(packet, now),
                     PACE if pace() == FORWARD => lead(packet, now),
+                    NOTICE if notice_in(packet, now) == REQUOTE => {
+                        requote(packet);
+                    }
+                    PIECE => {
+                        match piece_in(packet, now) {
+                            READDRESS => return concluded(packet, now),
+                            FORWARD => lead(packet, now),
+                            PACE if pace() == FORWARD => lead(packet, now),
+                            _ => {}
+                        }
+                        remember(packet, 0, now);
+                    }
                     _ => {}
                 }
                 settle();
@@ -131,6 +150,20 @@ macro_rules! steps {
                     FORWARD => lead(packet, now),
                     MASQUERADE => {
                         masquerade(now);
+                    }
+                    NOTICE if notice_out(packet, now) == REQUOTE => {
+                        requote(packet);
+                    }
+                    PIECE => {
+                        match piece_out(packet, now) {
+                            READDRESS => return concluded(packet, now),
+                            FORWARD => lead(packet, now),
+                            MASQUERADE => {
+                                masquerade(now);
+                            }
+                            _ => {}
+                        }
+                        remember(packet, Skb::at(packet).ifindex(), now);
                     }
                     _ => {}
                 }
@@ -166,7 +199,11 @@ macro_rules! steps {
 
             #[inline(always)]
             fn concluded(packet: *mut __sk_buff, now: u64) -> i32 {
-                match execute(packet) {
+                let mut said = execute(packet);
+                if said == TOO_BIG {
+                    said = too_big(packet);
+                }
+                match said {
                     said if said < DROPPED => said,
                     said => dropped(packet, now, (said - DROPPED) as u32),
                 }
@@ -275,6 +312,69 @@ macro_rules! steps {
                 work.next as u32
             }
 
+            #[unsafe(export_name = concat!(stringify!($family), "_notice_in"))]
+            #[inline(never)]
+            pub extern "C" fn notice_in(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, quoted, skb) = ($room.work(), $room.quoted(), Skb::at(packet));
+                let $packet = NO_PACKET;
+                notice::notice_in::<$address, _, _>(&$maps, &Present { config, now }, &skb, work, quoted);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_notice_out"))]
+            #[inline(never)]
+            pub extern "C" fn notice_out(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, quoted, skb) = ($room.work(), $room.quoted(), Skb::at(packet));
+                let $packet = NO_PACKET;
+                notice::notice_out::<$address, _, _>(&$maps, &Present { config, now }, &skb, work, quoted);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_piece_in"))]
+            #[inline(never)]
+            pub extern "C" fn piece_in(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, mut skb, present) = ($room.work(), Skb::at(packet), Present { config, now });
+                let $packet = NO_PACKET;
+                piece::piece_in::<$address, _, _>(&$maps, &present, &skb, skb.ifindex(), work);
+                readdress::<$address>(&mut skb, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_piece_out"))]
+            #[inline(never)]
+            pub extern "C" fn piece_out(packet: *mut __sk_buff, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, mut skb, present) = ($room.work(), Skb::at(packet), Present { config, now });
+                let $packet = NO_PACKET;
+                piece::piece_out::<$address, _, _>(&$maps, &present, &skb, skb.ifindex(), work);
+                readdress::<$address>(&mut skb, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_remember"))]
+            #[inline(never)]
+            pub extern "C" fn remember(packet: *mut __sk_buff, from: u32, now: u64) -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, skb) = ($room.work(), Skb::at(packet));
+                let $packet = NO_PACKET;
+                piece::remember::<$address, _>(&$maps, &Present { config, now }, &skb, from, work);
+                0
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_requote"))]
+            #[inline(never)]
+            pub extern "C" fn requote(packet: *mut __sk_buff) -> u32 {
+                let Some(room) = Room::find() else { return 0 };
+                let (work, quoted) = (room.work::<$address>(), room.quoted());
+                if !packet::notice::requote(&mut Skb::at(packet), &work.ip, quoted) {
+                    work.verdict = Verdict::drop(Reason::Rewrite);
+                }
+                0
+            }
+
             #[unsafe(export_name = concat!(stringify!($family), "_settle"))]
             #[inline(never)]
             pub extern "C" fn settle() -> u32 {
@@ -289,6 +389,13 @@ macro_rules! steps {
             pub extern "C" fn execute(packet: *mut __sk_buff) -> i32 {
                 let Some(room) = Room::find() else { return PASS };
                 super::execute::<$address>(&mut Skb::at(packet), room.work())
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_too_big"))]
+            #[inline(never)]
+            pub extern "C" fn too_big(packet: *mut __sk_buff) -> i32 {
+                let Some(room) = Room::find() else { return PASS };
+                super::too_big::<$address>(&mut Skb::at(packet), room.work(), room.quote())
             }
 
             #[unsafe(export_name = concat!(stringify!($family), "_dropped"))]
@@ -379,6 +486,12 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
     match verdict.action {
         Action::Pass => return PASS,
         Action::Drop => return DROPPED + verdict.reason as i32,
+        // Whatever fits a smaller packet than any link's largest needs no look at the link.
+        Action::Device
+            if skb.length() > ETHERNET + A::LEAST_MTU && !fits(skb, work, skb.mtu(verdict.ifindex)) =>
+        {
+            return TOO_BIG;
+        }
         Action::Container | Action::Device => {}
     }
     if !A::rewrite(skb, &work.ip, &work.seen.tuple, &verdict.to) {
@@ -393,6 +506,59 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
         }
     };
     action as i32
+}
+
+/// Changes the addresses of a fragment that is not the first: all that there is to be changed.
+#[inline(always)]
+fn readdress<A: Family>(skb: &mut Skb, work: &mut Work<A>) {
+    if work.next == Next::Readdress {
+        if !packet::piece::readdress(skb, &work.ip, &work.seen.tuple, &work.verdict.to) {
+            work.verdict = Verdict::drop(Reason::Rewrite);
+        }
+        work.seen.tuple = work.verdict.to;
+    }
+}
+
+/// Whether a packet fits a device, or each of the segments that are merged in it. A device that is gone has
+/// no MTU.
+#[inline(always)]
+fn fits<A: Family>(skb: &Skb, work: &Work<A>, mtu: u32) -> bool {
+    let (ip, merged) = (&work.ip, skb.gso_size());
+    if merged == 0 {
+        return mtu == 0 || skb.length().wrapping_sub(ip.offset) <= mtu;
+    }
+    let header = match (ip.protocol, skb.load::<1>(ip.payload + 12)) {
+        (TCP, Some([length])) => u32::from(length >> 4) * 4,
+        _ => 8,
+    };
+    mtu == 0 || ip.payload - ip.offset + header + merged <= mtu
+}
+
+/// Tells the container that it has sent something too big, instead of sending it on. Whether it allows that
+/// to be cut up or not: nobody here does, and a container that knows the MTU does so itself.
+#[inline(always)]
+fn too_big<A: Family>(skb: &mut Skb, work: &Work<A>, quote: &mut [u8; QUOTE]) -> i32 {
+    const FAILED: i32 = DROPPED + Reason::Rewrite as i32;
+    let (verdict, seen, offset) = (&work.verdict, &work.seen.tuple, work.ip.offset);
+    // The node says so, unless it does not show itself to the other end.
+    let from = if verdict.to.source == seen.source { seen.destination } else { verdict.to.source };
+    let mtu = skb.mtu(verdict.ifindex);
+    // Nobody could tell what it was about.
+    if work.ip.fragment && !A::is_first(skb, &work.ip) {
+        return DROPPED + Reason::Fragment as i32;
+    }
+    if !skb.read(offset, quote) {
+        return FAILED;
+    }
+    let notice = A::too_big(from, seen.source, mtu, quote);
+    if !(skb.truncate(offset + QUOTE as u32)
+        && skb.make_room(size_of::<A::Notice>() as u32)
+        && skb.put(offset, &notice))
+    {
+        return FAILED;
+    }
+    // SAFETY: a plain helper call.
+    unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 }
 }
 
 #[inline(always)]

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward,
-    ForwardKey, Gate, Limit, Local, Return, ReturnKey, Route, Schema, Scratch, Service, ServiceKey,
-    SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
+    ForwardKey, Gate, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, Schema, Scratch, Service,
+    ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
 };
 
 type V6 = [u8; 16];
@@ -53,6 +53,8 @@ pub static MASQ_RET4: LruHashMap<ReturnKey<[u8; 4]>, Return<[u8; 4]>, { capacity
 pub static MASQ_OUT4: LruHashMap<EgressKey<[u8; 4]>, Egress<[u8; 4]>, { capacity::MASQUERADE }> =
     LruHashMap::new();
 #[btf_map]
+pub static FRAG4: LruHashMap<PieceKey<[u8; 4]>, Piece<[u8; 4]>, { capacity::FRAGMENTED }> = LruHashMap::new();
+#[btf_map]
 pub static SOCK4: LruHashMap<u64, SocketPeer<[u8; 4]>, { capacity::SOCKETS }> = LruHashMap::new();
 #[btf_map]
 pub static SOCK_UDP4: LruHashMap<SocketKey<[u8; 4]>, SocketFlow<[u8; 4]>, { capacity::SOCKETS }> =
@@ -85,6 +87,8 @@ pub static FWD_EST6: LruHashMap<ForwardKey<V6>, Forward, { capacity::ESTABLISHED
 pub static MASQ_RET6: LruHashMap<ReturnKey<V6>, Return<V6>, { capacity::MASQUERADE6 }> = LruHashMap::new();
 #[btf_map]
 pub static MASQ_OUT6: LruHashMap<EgressKey<V6>, Egress<V6>, { capacity::MASQUERADE6 }> = LruHashMap::new();
+#[btf_map]
+pub static FRAG6: LruHashMap<PieceKey<V6>, Piece<V6>, { capacity::FRAGMENTED6 }> = LruHashMap::new();
 #[btf_map]
 pub static SOCK6: LruHashMap<u64, SocketPeer<V6>, { capacity::SOCKETS6 }> = LruHashMap::new();
 #[btf_map]

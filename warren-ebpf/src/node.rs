@@ -14,7 +14,8 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{
         Address, Backend, BackendRef, Client, ClientKey, Egress, EgressKey, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, Words as V6, capacity,
+        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Service, ServiceKey, SourceKey,
+        Words as V6, capacity,
     },
     flow::{
         Operation, Search, Table, Tables,
@@ -49,6 +50,7 @@ pub struct RoomyMaps6 {
     established_forwards: Roomy<ForwardKey<V6>, Forward>,
     returns: Roomy<ReturnKey<V6>, Return<V6>>,
     egress: Roomy<EgressKey<V6>, Egress<V6>>,
+    pieces: Roomy<PieceKey<V6>, Piece<V6>>,
 }
 
 impl RoomyMaps6 {
@@ -62,6 +64,7 @@ impl RoomyMaps6 {
             established_forwards: Roomy::new(&maps::FWD_EST6, room),
             returns: Roomy::new(&maps::MASQ_RET6, room),
             egress: Roomy::new(&maps::MASQ_OUT6, room),
+            pieces: Roomy::new(&maps::FRAG6, room),
         }
     }
 }
@@ -95,7 +98,8 @@ impl Found for RoomyMaps6 {
 /// Implements [`Tables`]: where each table is.
 macro_rules! tables {
     ($maps:ty, $address:ty, |$this:ident| $half_open:expr, $established:expr, $half_open_forwards:expr,
-        $established_forwards:expr, $returns:expr, $egress:expr) => {
+        $established_forwards:expr, $returns:expr, $egress:expr,
+        $pieces:expr) => {
         impl Tables<$address> for $maps {
             #[inline(always)]
             fn half_open(&self) -> &impl Table<FlowKey<$address>, Flow<$address>> {
@@ -134,6 +138,12 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn pieces(&self) -> &impl Table<PieceKey<$address>, Piece<$address>> {
+                let $this = self;
+                $pieces
+            }
+
+            #[inline(always)]
             fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {
                 maps::BACKEND.get(id).map(f)
             }
@@ -166,7 +176,8 @@ tables!(
     &maps::FWD_NEW4,
     &maps::FWD_EST4,
     &maps::MASQ_RET4,
-    &maps::MASQ_OUT4
+    &maps::MASQ_OUT4,
+    &maps::FRAG4
 );
 tables!(
     Maps6,
@@ -176,7 +187,8 @@ tables!(
     in_words::<_, _, { capacity::HALF_OPEN6 }>(&maps::FWD_NEW6),
     in_words::<_, _, { capacity::ESTABLISHED6 }>(&maps::FWD_EST6),
     in_words::<_, _, { capacity::MASQUERADE6 }>(&maps::MASQ_RET6),
-    in_words::<_, _, { capacity::MASQUERADE6 }>(&maps::MASQ_OUT6)
+    in_words::<_, _, { capacity::MASQUERADE6 }>(&maps::MASQ_OUT6),
+    in_words::<_, _, { capacity::FRAGMENTED6 }>(&maps::FRAG6)
 );
 tables!(
     RoomyMaps6,
@@ -186,7 +198,8 @@ tables!(
     &this.half_open_forwards,
     &this.established_forwards,
     &this.returns,
-    &this.egress
+    &this.egress,
+    &this.pieces
 );
 
 #[inline(always)]

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{Address, Scratch},
     flow::{Operation, Table, decide::Work},
+    packet::notice::{QUOTE, Quoted},
 };
 
 use crate::maps;
@@ -34,6 +35,22 @@ impl Room {
         // SAFETY: the row is this CPU's own and stays while the program runs. Whoever asks first writes
         // all of it.
         unsafe { &mut *(&raw mut (*self.0).work).cast() }
+    }
+
+    /// The place for what an ICMP error quotes.
+    #[inline(always)]
+    pub fn quoted<'a, A: Address>(self) -> &'a mut Quoted<A> {
+        const { assert!(size_of::<Quoted<A>>() <= size_of::<[[u64; 8]; 2]>() && align_of::<Quoted<A>>() <= 8) };
+        // SAFETY: as above.
+        unsafe { &mut *(&raw mut (*self.0).quoted).cast() }
+    }
+
+    /// The place for what an ICMP error of our own quotes.
+    #[inline(always)]
+    pub fn quote<'a>(self) -> &'a mut [u8; QUOTE] {
+        const { assert!(QUOTE <= size_of::<[[u64; 8]; 2]>()) };
+        // SAFETY: as above. A packet that we report is no error of others.
+        unsafe { &mut *(&raw mut (*self.0).quoted).cast() }
     }
 
     /// Puts a key into its place.

@@ -3,10 +3,13 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{
+        __sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::{
-        bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use warren_ebpf::packet::Packet;
@@ -42,6 +45,56 @@ impl Skb {
     pub fn ethertype(&self) -> u16 {
         // SAFETY: as above.
         u16::from_be(unsafe { (&raw const (*self.0).protocol).read_volatile() } as u16)
+    }
+
+    /// Bytes that each of the merged segments carries; 0: it is one segment.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).gso_size).read_volatile() }
+    }
+
+    /// The MTU of a device as it is now; 0 when there is no such device.
+    #[inline(always)]
+    pub fn mtu(&self, ifindex: u32) -> u32 {
+        // The length of a packet to check: any, it is the answer's place.
+        let mut mtu = 1;
+        // SAFETY: the helper reads and writes one number.
+        let found = unsafe { bpf_check_mtu(self.0.cast(), ifindex, &raw mut mtu, 0, 0) };
+        if found < 0 { 0 } else { mtu }
+    }
+
+    /// Cuts the packet off behind `length` bytes, and the merging of segments with it.
+    #[inline(always)]
+    #[must_use]
+    pub fn truncate(&mut self, length: u32) -> bool {
+        // SAFETY: plain numbers.
+        unsafe { bpf_skb_change_tail(self.0, length, 0) == 0 }
+    }
+
+    /// Reads bytes to where they fit; false past the end.
+    #[inline(always)]
+    #[must_use]
+    pub fn read<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the helper writes N bytes, or fails.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+
+    /// Writes a value; false when that cannot be.
+    #[inline(always)]
+    #[must_use]
+    pub fn put<T: Copy>(&mut self, offset: u32, value: &T) -> bool {
+        let (from, length) = ((&raw const *value).cast(), size_of::<T>() as u32);
+        // SAFETY: the helper reads as many bytes as there are.
+        unsafe { bpf_skb_store_bytes(self.0, offset, from, length, u64::from(BPF_F_INVALIDATE_HASH)) == 0 }
+    }
+
+    /// Makes room for `length` bytes between link header and packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn make_room(&mut self, length: u32) -> bool {
+        // SAFETY: plain numbers.
+        unsafe { bpf_skb_adjust_room(self.0, length as i32, BPF_ADJ_ROOM_MAC, 0) == 0 }
     }
 
     #[inline(always)]
@@ -107,6 +160,17 @@ impl Packet for Skb {
         // SAFETY: plain numbers.
         unsafe { bpf_csum_update(self.0, difference as u32) };
         true
+    }
+
+    #[inline(always)]
+    fn recount(&mut self, from: &[u8; 16], to: &[u8; 16]) {
+        const SIZE: u32 = size_of::<[u8; 16]>() as u32;
+        let (from, to) = (from.as_ptr().cast_mut().cast(), to.as_ptr().cast_mut().cast());
+        // SAFETY: the helper reads as many bytes as there are. Nothing happens where there is no sum.
+        unsafe {
+            let difference = bpf_csum_diff(from, SIZE, to, SIZE, 0);
+            bpf_csum_update(self.0, difference as u32);
+        }
     }
 
     #[inline(always)]

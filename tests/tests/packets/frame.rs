@@ -64,6 +64,9 @@ pub trait Family: packet::Family + aya::Pod + Send {
         out: &mut Vec<u8>,
     ) -> Result<(), BuildWriteError>;
 
+    /// ICMP errors of several kinds about a packet, between two addresses.
+    fn errors(source: Self, destination: Self, about: &[u8]) -> Vec<Vec<u8>>;
+
     /// Addresses, and ports or the numbers of an echo, once the checksums are found right.
     fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Result<Tuple<Self>>;
 
@@ -127,6 +130,18 @@ impl Family for V4 {
             .write(out, b"payload")
     }
 
+    fn errors(source: V4, destination: V4, about: &[u8]) -> Vec<Vec<u8>> {
+        use etherparse::{Icmpv4Type as Type, icmpv4::*};
+        let kinds = [
+            Type::DestinationUnreachable(DestUnreachableHeader::Port),
+            Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1300 }),
+            Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit),
+            Type::ParameterProblem(ParameterProblemHeader::PointerIndicatesError(9)),
+        ];
+        let builder = || PacketBuilder::ethernet2([2; 6], [4; 6]).ip(Self::headers(source, destination));
+        kinds.map(|kind| written(|out| builder().icmpv4(kind).write(out, about))).into()
+    }
+
     fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Result<Tuple<V4>> {
         let NetSlice::Ipv4(ip) = ip else { bail!("not IPv4") };
         let header = ip.header().to_header();
@@ -147,6 +162,9 @@ impl Family for V4 {
                 match icmp.icmp_type() {
                     etherparse::Icmpv4Type::EchoRequest(echo) => (echo.id, 0),
                     etherparse::Icmpv4Type::EchoReply(echo) => (0, echo.id),
+                    etherparse::Icmpv4Type::DestinationUnreachable(_)
+                    | etherparse::Icmpv4Type::TimeExceeded(_)
+                    | etherparse::Icmpv4Type::ParameterProblem(_) => (0, 0),
                     other => bail!("{other:?}"),
                 }
             }
@@ -161,8 +179,8 @@ impl Family for V4 {
 
     fn without_ports() -> Vec<Change> {
         vec![
-            Box::new(|b| b[20] = 0x20), // first fragment
-            Box::new(|b| b[21] = 3),    // later fragment
+            Box::new(|b| b[20] = 0x22), // fragment in the middle
+            Box::new(|b| b[21] = 3),    // last fragment
             Box::new(|b| b[23] = 47),   // GRE
             Box::new(|b| b[23] = 132),  // SCTP
         ]
@@ -221,7 +239,6 @@ const HOP_BY_HOP: (u8, &[u8]) = (0, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 const ARRIVED: (u8, &[u8]) = (43, &[0, 4, 0, 0, 0, 0, 0]);
 const ON_ITS_WAY: (u8, &[u8]) = (43, &[0, 4, 1, 0, 0, 0, 0]);
 const WHOLE: (u8, &[u8]) = (44, &[0, 0, 6, 1, 2, 3, 4]);
-const FIRST_PART: (u8, &[u8]) = (44, &[0, 0, 1, 1, 2, 3, 4]);
 const LATER_PART: (u8, &[u8]) = (44, &[0, 1, 0, 1, 2, 3, 4]);
 
 impl Family for V6 {
@@ -273,6 +290,21 @@ impl Family for V6 {
             .write(out, b"payload")
     }
 
+    fn errors(source: V6, destination: V6, about: &[u8]) -> Vec<Vec<u8>> {
+        use etherparse::{Icmpv6Type as Type, icmpv6::*};
+        let kinds = [
+            Type::DestinationUnreachable(DestUnreachableCode::Port),
+            Type::PacketTooBig { mtu: 1300 },
+            Type::TimeExceeded(TimeExceededCode::HopLimitExceeded),
+            Type::ParameterProblem(ParameterProblemHeader {
+                code: ParameterProblemCode::UnrecognizedNextHeader,
+                pointer: 6,
+            }),
+        ];
+        let builder = || PacketBuilder::ethernet2([2; 6], [4; 6]).ip(Self::headers(source, destination));
+        kinds.map(|kind| written(|out| builder().icmpv6(kind).write(out, about))).into()
+    }
+
     fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Result<Tuple<V6>> {
         let NetSlice::Ipv6(ip) = ip else { bail!("not IPv6") };
         let header = ip.header().to_header();
@@ -295,6 +327,10 @@ impl Family for V6 {
                 match kind {
                     etherparse::Icmpv6Type::EchoRequest(echo) => (echo.id, 0),
                     etherparse::Icmpv6Type::EchoReply(echo) => (0, echo.id),
+                    etherparse::Icmpv6Type::DestinationUnreachable(_)
+                    | etherparse::Icmpv6Type::PacketTooBig { .. }
+                    | etherparse::Icmpv6Type::TimeExceeded(_)
+                    | etherparse::Icmpv6Type::ParameterProblem(_) => (0, 0),
                     other => bail!("{other:?}"),
                 }
             }
@@ -309,7 +345,7 @@ impl Family for V6 {
 
     fn without_ports() -> Vec<Change> {
         vec![
-            Box::new(|b| extend(b, &[FIRST_PART])),
+            Box::new(|b| extend(b, &[LATER_PART])),
             Box::new(|b| extend(b, &[HOP_BY_HOP, LATER_PART])),
             Box::new(|b| extend(b, &[ON_ITS_WAY])),
             Box::new(|b| extend(b, &[OPTIONS; 5])),
@@ -343,6 +379,12 @@ impl Family for V6 {
             Box::new(|b| extend(b, &[HOP_BY_HOP, OPTIONS, WHOLE, OPTIONS])),
         ]
     }
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>) -> Result<(), BuildWriteError>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out).expect("written to memory");
+    out
 }
 
 pub fn tuple<A>(source: A, source_port: u16, destination: A, destination_port: u16) -> Tuple<A> {

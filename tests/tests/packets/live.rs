@@ -94,7 +94,7 @@ impl Place {
     }
 
     /// Moves device `name` of this thread's namespace inside.
-    fn take(&self, name: &str) -> Result<()> {
+    pub fn take(&self, name: &str) -> Result<()> {
         use std::os::fd::AsRawFd as _;
         // `ip` runs as a child and finds the file under our process.
         ip(&format!("link set {name} netns /proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))

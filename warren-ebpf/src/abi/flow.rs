@@ -27,6 +27,38 @@ pub const FLOW_FROM_CONTAINER: u8 = 1;
 pub const FLOW_HAIRPIN: u8 = 2;
 
 layout! {
+/// Key of `FRAG4`: what the fragments of one packet have in common.
+pub struct PieceKey<A> {
+    /// Its source.
+    pub source: A,
+    /// Its destination.
+    pub destination: A,
+    /// The packet's number.
+    pub id: u32,
+    /// The device of the container that sent it; 0: it came from outside.
+    pub from: u32,
+    /// IP protocol number; of IPv6 0.
+    pub protocol: u32,
+}
+}
+
+layout! {
+/// Value of `FRAG4`: where the first fragment went.
+pub struct Piece<A> {
+    /// When it did, nanoseconds of the monotonic clock, coarse.
+    pub last_seen: u64,
+    /// Device it was sent to; of a container, the node's end of its veth.
+    pub ifindex: u32,
+    /// 1: into a container.
+    pub container: u32,
+    /// The source it showed.
+    pub source: A,
+    /// The destination it showed.
+    pub destination: A,
+}
+}
+
+layout! {
 /// Key of a tracking record: the tuple that the container's reply shows.
 pub struct FlowKey<A> {
     /// The client, as the container sees it.

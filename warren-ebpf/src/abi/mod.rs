@@ -26,6 +26,7 @@
 //! | `FWD_NEW4`, `FWD_EST4` | LRU hash | [`ForwardKey`] → [`Forward`] | programs |
 //! | `MASQ_RET4` | LRU hash | [`ReturnKey`] → [`Return`] | programs |
 //! | `MASQ_OUT4` | LRU hash | [`EgressKey`] → [`Egress`] | programs |
+//! | `FRAG4` | LRU hash | [`PieceKey`] → [`Piece`] | programs |
 //! | `SOCK4` | LRU hash | socket cookie (u64) → [`SocketPeer`] | programs |
 //! | `SOCK_UDP4` | LRU hash | [`SocketKey`] → [`SocketFlow`] | programs |
 //! | `DROPS` | per-CPU array | [`Reason`] → [`DropCounter`] | programs |
@@ -291,6 +292,8 @@ pub mod map {
     pub const MASQ_RET4: &str = "MASQ_RET4";
     /// Masquerading, by what the container sends.
     pub const MASQ_OUT4: &str = "MASQ_OUT4";
+    /// Where the first fragments of packets went.
+    pub const FRAG4: &str = "FRAG4";
     /// Rewritten sockets of the node's processes.
     pub const SOCK4: &str = "SOCK4";
     /// Datagrams of the node's processes.
@@ -322,6 +325,8 @@ pub mod map {
     pub const MASQ_RET6: &str = "MASQ_RET6";
     /// `MASQ_OUT4` for IPv6.
     pub const MASQ_OUT6: &str = "MASQ_OUT6";
+    /// `FRAG4` for IPv6.
+    pub const FRAG6: &str = "FRAG6";
     /// `SOCK4` for IPv6.
     pub const SOCK6: &str = "SOCK6";
     /// `SOCK_UDP4` for IPv6.
@@ -343,11 +348,11 @@ pub mod map {
     pub const GATE: &str = "GATE";
 
     /// Every map.
-    pub const ALL: [&str; 40] = [
+    pub const ALL: [&str; 42] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
-        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
-        FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, SOCK6, SOCK_UDP6, DROPS, EVENTS,
-        SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE,
+        FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, FRAG4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
+        FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, FRAG6, SOCK6, SOCK_UDP6, DROPS,
+        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE,
     ];
 }
 
@@ -382,6 +387,10 @@ pub mod capacity {
     pub const ESTABLISHED6: usize = 8_192;
     /// `MASQ_RET6`, `MASQ_OUT6`.
     pub const MASQUERADE6: usize = 4_096;
+    /// `FRAG4`.
+    pub const FRAGMENTED: usize = 4_096;
+    /// `FRAG6`, for a few CPUs.
+    pub const FRAGMENTED6: usize = 1_024;
     /// `SOCK6`, `SOCK_UDP6`.
     pub const SOCKETS6: usize = 2_048;
     /// `LIMIT`.
@@ -436,6 +445,10 @@ pub const ABI_HASH: u64 = {
         SocketPeer::<[u8; 16]>::HASH,
         SocketKey::<[u8; 16]>::HASH,
         SocketFlow::<[u8; 16]>::HASH,
+        PieceKey::<[u8; 4]>::HASH,
+        Piece::<[u8; 4]>::HASH,
+        PieceKey::<[u8; 16]>::HASH,
+        Piece::<[u8; 16]>::HASH,
         Scratch::HASH,
         Limit::HASH,
         ClientKey::HASH,

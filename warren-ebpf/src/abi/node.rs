@@ -94,5 +94,7 @@ pub struct Scratch {
     pub value: [u64; 10],
     /// What was found out about a packet.
     pub work: [[u64; 8]; 5],
+    /// What an ICMP error quotes.
+    pub quoted: [[u64; 8]; 2],
 }
 }

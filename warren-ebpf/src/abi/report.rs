@@ -13,13 +13,15 @@ pub enum Reason {
     Protocol = 1,
     /// A container sent a header that is cut off or contradicts itself.
     Malformed = 2,
-    /// A container sent a fragment to somewhere else than the node.
+    /// A container sent a fragment, not the first, of a packet that nothing is known of, to somewhere else than
+    /// the node.
     Fragment = 3,
     /// A container sent to an address that nothing leads to.
     NoRoute = 4,
     /// No port was free for masquerading.
     PortsExhausted = 5,
-    /// A container went on with a TCP connection that nothing is known of.
+    /// A container went on with a TCP connection, or reported an error with a packet, that nothing is known
+    /// of.
     NoFlow = 6,
     /// A container sent TCP, UDP or ICMP of a kind that is not masqueraded.
     NotMasqueraded = 7,

@@ -51,6 +51,8 @@ fn of_ipv4() {
     lies!(Return<V4>, 24, last_seen 0, backend 8, container 16, container_port 20, state 22, flags 23, pad 24);
     lies!(EgressKey<V4>, 16, container 0, remote 4, container_port 8, remote_port 10, protocol 12, pad 13);
     lies!(Egress<V4>, 8, local 0, local_port 4, pad 6);
+    lies!(PieceKey<V4>, 20, source 0, destination 4, id 8, from 12, protocol 16);
+    lies!(Piece<V4>, 24, last_seen 0, ifindex 8, container 12, source 16, destination 20);
     lies!(SocketPeer<V4>, 12, address 0, port 4, backend_port 6, backend_address 8);
     lies!(SocketKey<V4>, 16, cookie 0, address 8, port 12, side 14, pad 16);
     lies!(SocketFlow<V4>, 16, backend 0, address 8, port 12, pad 14);
@@ -68,6 +70,8 @@ fn of_ipv6() {
     lies!(Return<V6>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);
     lies!(EgressKey<V6>, 40, container 0, remote 16, container_port 32, remote_port 34, protocol 36, pad 37);
     lies!(Egress<V6>, 20, local 0, local_port 16, pad 18);
+    lies!(PieceKey<V6>, 44, source 0, destination 16, id 32, from 36, protocol 40);
+    lies!(Piece<V6>, 48, last_seen 0, ifindex 8, container 12, source 16, destination 32);
     lies!(SocketPeer<V6>, 36, address 0, port 16, backend_port 18, backend_address 20);
     lies!(SocketKey<V6>, 32, cookie 0, address 8, port 24, side 26, pad 28);
     lies!(SocketFlow<V6>, 28, backend 0, address 8, port 24, pad 26);

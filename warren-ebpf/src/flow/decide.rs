@@ -3,6 +3,8 @@
 
 use super::{
     Delivery, Operation, Present, Resolved, Seen, Table, Tables, limit, masquerade,
+    notice::{notice_in, notice_out},
+    piece::{piece_in, piece_out, remember},
     published::{self, Chosen},
     resolve,
 };
@@ -12,7 +14,7 @@ use crate::{
         ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED, Service, ServiceKey,
         SourceKey, TCP, UDP,
     },
-    packet::{self, Family, Ip, Packet, Tuple},
+    packet::{self, Family, Ip, Packet, Tuple, notice::Quoted},
 };
 
 /// An IPv4 address.
@@ -129,7 +131,7 @@ impl<A: Address> Verdict<A> {
     }
 
     #[inline(always)]
-    fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
+    pub(super) fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
         Self { action, reason: Reason::Spoofed, ifindex, to }
     }
 
@@ -192,6 +194,16 @@ pub enum Next {
     Evade,
     /// [`open`] says.
     Open,
+    /// [`notice_in`] or [`notice_out`] says.
+    Notice,
+    /// The verdict is there. Before it is carried out, what the packet quotes is to be translated
+    /// ([`requote`](packet::notice::requote)).
+    Requote,
+    /// [`piece_in`] or [`piece_out`] says.
+    Piece,
+    /// The verdict is there. It is about a fragment that has addresses only
+    /// ([`readdress`](packet::piece::readdress)).
+    Readdress,
 }
 
 /// A packet that came in by a device of the node. `offset` is where its IP header starts.
@@ -203,9 +215,18 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     offset: u32,
     ifindex: u32,
     work: &mut Work<A>,
+    quoted: &mut Quoted<A>,
 ) {
     look_in(node, present, packet, offset, ifindex, work);
+    match work.next {
+        Next::Notice => notice_in(node, present, packet, work, quoted),
+        Next::Piece => piece_in(node, present, packet, ifindex, work),
+        _ => {}
+    }
     finish(node, present, work);
+    if work.ip.fragment && work.next != Next::Readdress {
+        remember(node, present, packet, 0, work);
+    }
     settle(node, work);
 }
 
@@ -228,12 +249,22 @@ pub fn look_in<A: Family, N: Node<A>, P: Packet>(
     if let Some(segment) = packet::transport(packet, &work.ip) {
         work.seen = Seen::new(&work.ip, &segment, ifindex);
         inbound(node, present, work);
+    } else if work.ip.fragment {
+        work.next = Next::Piece;
+    } else if is_message(&work.ip) {
+        work.next = Next::Notice;
     }
+}
+
+/// Whether it is ICMP.
+#[inline(always)]
+fn is_message<A: Family>(ip: &Ip<A>) -> bool {
+    ip.protocol == A::ICMP
 }
 
 /// What is made of a packet from outside that was read.
 #[inline(always)]
-fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+pub(super) fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let seen = &work.seen;
     if masquerade::concerns(present, seen) {
         let answer = masquerade::inbound(node, present, seen);
@@ -286,9 +317,18 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
     offset: u32,
     ifindex: u32,
     work: &mut Work<A>,
+    quoted: &mut Quoted<A>,
 ) {
     look_out(node, present, packet, offset, ifindex, work);
+    match work.next {
+        Next::Notice => notice_out(node, present, packet, work, quoted),
+        Next::Piece => piece_out(node, present, packet, ifindex, work),
+        _ => {}
+    }
     finish(node, present, work);
+    if work.ip.fragment && work.next != Next::Readdress {
+        remember(node, present, packet, ifindex, work);
+    }
 }
 
 /// Takes one step after the other, until the verdict is there.
@@ -296,7 +336,7 @@ pub fn veth_in<A: Family, N: Node<A>, P: Packet>(
 fn finish<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     loop {
         match work.next {
-            Next::Nothing => return,
+            Next::Nothing | Next::Notice | Next::Requote | Next::Piece | Next::Readdress => return,
             Next::Pace => limit::pace(node, present.now, work),
             Next::Forward => forward(node, present, work),
             Next::Masquerade => masquerade(node, present, work),
@@ -337,12 +377,18 @@ pub fn look_out<A: Family, N: Node<A>, P: Packet>(
         work.verdict = Verdict::drop(Reason::Spoofed);
         return;
     }
+    work.owner = owner.backend;
     let Some(segment) = packet::transport(packet, &work.ip) else {
-        work.verdict = unreadable(node, &work.ip);
+        if work.ip.fragment {
+            work.next = Next::Piece;
+        } else if is_message(&work.ip) {
+            work.next = Next::Notice;
+        } else {
+            work.verdict = unreadable(node, &work.ip);
+        }
         return;
     };
     work.seen = Seen::new(&work.ip, &segment, ifindex);
-    work.owner = owner.backend;
     outbound(node, present, work);
 }
 
@@ -355,7 +401,7 @@ fn sender<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>, ifindex: u32) -> Resolve
 
 /// What is made of a packet of a container that was read.
 #[inline(always)]
-fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let seen = &work.seen;
     let tracked = is_tracked(seen.protocol);
     if tracked {
@@ -528,7 +574,7 @@ fn beside<A: Address, N: Node<A>>(node: &N, seen: &Seen<A>) -> Verdict<A> {
 /// What happens to a packet of a container without ports that we know: the node may have it,
 /// nobody else.
 #[inline(always)]
-fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
+pub(super) fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdict<A> {
     if node.is_local(&ip.destination) {
         Verdict::PASS
     } else if ip.destination.undeliverable() {

@@ -188,13 +188,36 @@ pub(super) fn talks<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, 
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    let Some(known) = tables.egress().with(&key, |e| *e) else { return false };
-    let live = tables.returns().with(&return_key(&key, known.local, known.local_port), |r| {
+    live(tables, present, &key).local_port != 0
+}
+
+/// What a container's packets show outside; all zero when that is over.
+#[inline(always)]
+pub(super) fn live<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    key: &EgressKey<A>,
+) -> Egress<A> {
+    let known = tables.egress().with(key, |e| *e).unwrap_or_default();
+    let live = tables.returns().with(&return_key(key, known.local, known.local_port), |r| {
         r.container == key.container
             && r.container_port == key.container_port
             && !run_out(present, r, key.protocol)
     });
-    live == Some(true)
+    if live == Some(true) { known } else { Egress::default() }
+}
+
+/// The record that an answer finds, left as it is; all zero when there is none, or it has run out.
+#[inline(always)]
+pub(super) fn holder<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    key: &ReturnKey<A>,
+) -> Return<A> {
+    let found = tables
+        .returns()
+        .with(key, |r| if run_out(present, r, key.protocol) { Return::default() } else { *r });
+    found.unwrap_or_default()
 }
 
 /// Whether the destination of an incoming packet can be a masquerading port: a look at two numbers

@@ -10,6 +10,8 @@ pub mod limit;
 pub mod masquerade;
 #[cfg(not(target_arch = "bpf"))]
 pub mod model;
+pub mod notice;
+pub mod piece;
 pub mod published;
 mod record;
 pub mod tcp;
@@ -21,7 +23,7 @@ mod tests;
 use crate::{
     abi::{
         Address, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
-        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Return, ReturnKey, UDP,
+        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Piece, PieceKey, Return, ReturnKey, UDP,
     },
     packet::{Ip, Segment, Tuple},
 };
@@ -73,6 +75,8 @@ pub trait Tables<A: Address> {
     fn returns(&self) -> &impl Table<ReturnKey<A>, Return<A>>;
     /// `MASQ_OUT`.
     fn egress(&self) -> &impl Table<EgressKey<A>, Egress<A>>;
+    /// `FRAG4`.
+    fn pieces(&self) -> &impl Table<PieceKey<A>, Piece<A>>;
     /// A row of `BACKEND`.
     fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R>;
     /// A row of `MAGLEV`; all zero past the end.

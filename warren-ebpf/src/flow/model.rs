@@ -11,14 +11,19 @@ use std::{collections::HashMap, vec::Vec};
 
 use super::{
     Operation, Present, Search, Table, Tables,
-    decide::{self, Action, Node, V4, Verdict, Work},
+    decide::{self, Action, Next, Node, V4, Verdict, Work},
 };
 use crate::{
     abi::{
         Address, Backend, BackendRef, Client, ClientKey, Config, Egress, EgressKey, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, capacity,
+        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Service, ServiceKey, SourceKey,
+        capacity,
     },
-    packet::{Bytes, Family, Tuple},
+    packet::{
+        Bytes, Family, Tuple,
+        notice::{self, Quoted},
+        piece,
+    },
 };
 
 /// A map that forgets what was used least recently when it is full.
@@ -144,6 +149,8 @@ pub struct Model<A: Address = V4> {
     pub masq_ret: Lru<ReturnKey<A>, Return<A>>,
     /// `MASQ_OUT4`.
     pub masq_out: Lru<EgressKey<A>, Egress<A>>,
+    /// `FRAG4`.
+    pub pieces: Lru<PieceKey<A>, Piece<A>>,
 }
 
 impl<A: Address> Model<A> {
@@ -172,6 +179,7 @@ impl<A: Address> Model<A> {
             fwd_est: Lru::new(established),
             masq_ret: Lru::new(established),
             masq_out: Lru::new(established),
+            pieces: Lru::new(half_open),
         }
     }
 
@@ -186,20 +194,27 @@ impl<A: Family> Model<A> {
     /// Lets a packet (with Ethernet header) in by a device of the node and carries the verdict out
     /// on it.
     pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
-        let mut work = Work::default();
-        decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work);
-        self.execute(packet, &work)
+        let (mut work, mut quoted) = (Work::default(), Quoted::default());
+        decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work, &mut quoted);
+        self.execute(packet, &work, &quoted)
     }
 
     /// The same for a packet that a container sent.
     pub fn veth_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
-        let mut work = Work::default();
-        decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work);
-        self.execute(packet, &work)
+        let (mut work, mut quoted) = (Work::default(), Quoted::default());
+        decide::veth_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work, &mut quoted);
+        self.execute(packet, &work, &quoted)
     }
 
-    fn execute(&self, packet: &mut [u8], work: &Work<A>) -> Verdict<A> {
-        if matches!(work.verdict.action, Action::Container | Action::Device) {
+    fn execute(&self, packet: &mut [u8], work: &Work<A>, quoted: &Quoted<A>) -> Verdict<A> {
+        if work.next == Next::Requote {
+            assert!(notice::requote(&mut Bytes(packet), &work.ip, quoted), "what was read is rewritable");
+        }
+        let (seen, verdict) = (&work.seen.tuple, &work.verdict);
+        if work.next == Next::Readdress {
+            let done = piece::readdress(&mut Bytes(packet), &work.ip, seen, &verdict.to);
+            assert!(done, "a header that was read is rewritable");
+        } else if matches!(work.verdict.action, Action::Container | Action::Device) {
             let done = A::rewrite(&mut Bytes(packet), &work.ip, &work.seen.tuple, &work.verdict.to);
             assert!(done, "a parsed packet is rewritable");
         }
@@ -230,6 +245,10 @@ impl<A: Address> Tables<A> for Model<A> {
 
     fn egress(&self) -> &impl Table<EgressKey<A>, Egress<A>> {
         &self.masq_out
+    }
+
+    fn pieces(&self) -> &impl Table<PieceKey<A>, Piece<A>> {
+        &self.pieces
     }
 
     fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {

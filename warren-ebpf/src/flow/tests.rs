@@ -24,6 +24,8 @@ mod datagrams;
 mod family;
 mod limits;
 mod masquerading;
+mod notices;
+mod pieces;
 mod publishing;
 mod random;
 mod sources;

@@ -1,6 +1,11 @@
 //! What differs between the headers of the two families.
 
-use super::{Ip, Packet, Tuple, ipv4, ipv6, rewrite4, rewrite6};
+use super::{
+    Ip, Packet, Tuple, ipv4, ipv6,
+    notice::{QUOTE, too_big4, too_big6},
+    parse::{FRAGMENT_OFFSET, header4, header6},
+    rewrite4, rewrite6,
+};
 use crate::abi::{Address, ICMP6, Words};
 
 /// An address whose family's packets can be read and changed.
@@ -12,6 +17,35 @@ pub trait Family: Address {
 
     /// Reads the IP header at `offset`.
     fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>>;
+
+    /// Reads the IP header at `offset` of a packet that another one quotes: the end may be missing.
+    fn quoted_header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>>;
+
+    /// Whether an ICMP message of this type reports an error with a packet, which it quotes.
+    fn is_error(kind: u8) -> bool;
+
+    /// Whether a packet that is a fragment is the first one, with the ports.
+    fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool;
+
+    /// No link that carries the family has a smaller MTU (IPv4: no link that anybody has).
+    const LEAST_MTU: u32;
+
+    /// An IP header and an ICMP header.
+    type Notice: AsRef<[u8]> + Copy;
+
+    /// What is put before a packet, of which `quote` is the start, to tell its sender that it is too big
+    /// for a link with this MTU.
+    fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice;
+
+    /// What the fragments of one packet have in common, besides their ends.
+    fn piece<P: Packet>(packet: &P, ip: &Ip<Self>) -> u32;
+
+    /// What of the change of an address in a quoted header its own checksum does not make up for.
+    fn uncovered(change: u32) -> u32;
+
+    /// Changes an address at `offset` in the header `ip`, and the header's own checksum if it has one.
+    #[must_use]
+    fn readdress<P: Packet>(packet: &mut P, ip: &Ip<Self>, destination: bool, from: Self, to: Self) -> bool;
 
     /// Turns a packet that shows `old` into one that shows `new`, checksums included. After `false`
     /// the packet is half changed and must be dropped.
@@ -29,6 +63,47 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>> {
         ipv4(packet, offset)
+    }
+
+    #[inline(always)]
+    fn quoted_header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>> {
+        header4::<false, P>(packet, offset)
+    }
+
+    /// Unreachable, time exceeded, parameter problem.
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(kind, 3 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool {
+        matches!(packet.load(ip.offset + 6), Some(at) if u16::from_be_bytes(at) & FRAGMENT_OFFSET == 0)
+    }
+
+    #[inline(always)]
+    fn piece<P: Packet>(packet: &P, ip: &Ip<Self>) -> u32 {
+        packet.load(ip.offset + 4).map_or(0, |id| u16::from_be_bytes(id).into())
+    }
+
+    const LEAST_MTU: u32 = 576;
+
+    type Notice = [u8; 28];
+
+    #[inline(always)]
+    fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice {
+        too_big4(from, to, mtu, quote)
+    }
+
+    #[inline(always)]
+    fn uncovered(_: u32) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn readdress<P: Packet>(packet: &mut P, ip: &Ip<Self>, destination: bool, from: Self, to: Self) -> bool {
+        let at = ip.offset + if destination { 16 } else { 12 };
+        packet.fix_header(ip.offset + 10, from, to) && packet.store(at, to)
     }
 
     #[inline(always)]
@@ -53,6 +128,54 @@ macro_rules! ipv6_family {
             #[inline(always)]
             fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>> {
                 ipv6(packet, offset)
+            }
+
+            #[inline(always)]
+            fn quoted_header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>> {
+                header6::<false, P, Self>(packet, offset)
+            }
+
+            /// Unreachable, packet too big, time exceeded, parameter problem.
+            #[inline(always)]
+            fn is_error(kind: u8) -> bool {
+                matches!(kind, 1..=4)
+            }
+
+            #[inline(always)]
+            fn is_first<P: Packet>(packet: &P, ip: &Ip<Self>) -> bool {
+                // The fragment header is the last one that is passed over.
+                matches!(packet.load(ip.payload - 6), Some(at) if u16::from_be_bytes(at) & 0xfff8 == 0)
+            }
+
+            #[inline(always)]
+            fn piece<P: Packet>(packet: &P, ip: &Ip<Self>) -> u32 {
+                packet.load(ip.payload - 4).map_or(0, u32::from_be_bytes)
+            }
+
+            const LEAST_MTU: u32 = 1280;
+
+            type Notice = [u8; 48];
+
+            #[inline(always)]
+            fn too_big(from: Self, to: Self, mtu: u32, quote: &[u8; QUOTE]) -> Self::Notice {
+                too_big6(from.into(), to.into(), mtu, quote)
+            }
+
+            #[inline(always)]
+            fn uncovered(change: u32) -> u32 {
+                change
+            }
+
+            #[inline(always)]
+            fn readdress<P: Packet>(
+                packet: &mut P,
+                ip: &Ip<Self>,
+                destination: bool,
+                _: Self,
+                to: Self,
+            ) -> bool {
+                let to: [u8; 16] = to.into();
+                packet.store(ip.offset + if destination { 24 } else { 8 }, to)
             }
 
             #[inline(always)]

@@ -3,7 +3,9 @@
 
 mod checksum;
 mod family;
+pub mod notice;
 mod parse;
+pub mod piece;
 mod rewrite;
 
 #[cfg(not(target_arch = "bpf"))]
@@ -15,7 +17,7 @@ mod tests;
 pub use bytes::Bytes;
 pub use checksum::{adjust, sum};
 pub use family::Family;
-pub use parse::{ACK, FIN, Ip, RST, SYN, Segment, ipv4, ipv6, transport};
+pub use parse::{ACK, FIN, Ip, RST, SYN, Segment, ipv4, ipv6, segment, transport};
 pub use rewrite::{Tuple, rewrite4, rewrite6};
 
 /// EtherType of IPv4.
@@ -56,6 +58,13 @@ pub trait Packet {
     /// Adjusts the transport checksum at `offset` for a changed half word of the segment.
     #[must_use]
     fn fix_segment(&mut self, offset: u32, from: [u8; 2], to: [u8; 2], optional: bool) -> bool;
+
+    /// An address of an IPv6 header was changed, and nothing that makes up for it in a checksum: what
+    /// a device has summed up over the packet is to follow.
+    #[inline(always)]
+    fn recount(&mut self, from: &[u8; 16], to: &[u8; 16]) {
+        let _ = (from, to);
+    }
 
     /// `value`. In the kernel the verifier forgets how it came about (in `place`, 0 to 4), and so
     /// looks at what follows once, not once for each way that led there.

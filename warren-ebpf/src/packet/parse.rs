@@ -14,7 +14,7 @@ pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
+pub(super) const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Length of an IPv6 header without extensions.
 const HEADER6: u32 = 40;
@@ -73,6 +73,12 @@ impl Segment {
 /// Reads the IPv4 header at `offset`. Options are skipped.
 #[inline(always)]
 pub fn ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Ip<[u8; 4]>> {
+    header4::<true, P>(packet, offset)
+}
+
+/// As [`ipv4`], where the rest of the packet may be missing unless it must be `WHOLE`.
+#[inline(always)]
+pub(super) fn header4<const WHOLE: bool, P: Packet>(packet: &P, offset: u32) -> Option<Ip<[u8; 4]>> {
     let h: [u8; 20] = packet.load(offset)?;
     let header = u32::from(h[0] & 0x0f) * 4;
     if h[0] >> 4 != 4 || header < 20 {
@@ -85,7 +91,7 @@ pub fn ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Ip<[u8; 4]>> {
         // Merged segments of more than 64 KiB ("BIG TCP") do not fit the field.
         total = there;
     }
-    if total < header || total > there {
+    if total < header || (WHOLE && total > there) {
         return None;
     }
     let fragment = u16::from_be_bytes([h[6], h[7]]) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0;
@@ -105,6 +111,15 @@ pub fn ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Ip<[u8; 4]>> {
 /// the protocol.
 #[inline(always)]
 pub fn ipv6<P: Packet, A: From<[u8; 16]>>(packet: &P, offset: u32) -> Option<Ip<A>> {
+    header6::<true, P, A>(packet, offset)
+}
+
+/// As [`ipv6`], where the rest of the packet may be missing unless it must be `WHOLE`.
+#[inline(always)]
+pub(super) fn header6<const WHOLE: bool, P: Packet, A: From<[u8; 16]>>(
+    packet: &P,
+    offset: u32,
+) -> Option<Ip<A>> {
     let h: [u8; 8] = packet.load(offset)?;
     if h[0] >> 4 != 6 {
         return None;
@@ -118,7 +133,7 @@ pub fn ipv6<P: Packet, A: From<[u8; 16]>>(packet: &P, offset: u32) -> Option<Ip<
         // As in IPv4.
         length = there;
     }
-    if length > there {
+    if WHOLE && length > there {
         return None;
     }
     let (mut protocol, mut payload, mut fragment) = (h[6], offset + HEADER6, false);
@@ -161,9 +176,12 @@ pub fn ipv6<P: Packet, A: From<[u8; 16]>>(packet: &P, offset: u32) -> Option<Ip<
 /// Reads the transport header of a packet that is no fragment: TCP, UDP or ICMP echo.
 #[inline(always)]
 pub fn transport<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
-    if ip.fragment {
-        return None;
-    }
+    if ip.fragment { None } else { segment(packet, ip) }
+}
+
+/// The same of the first fragment of a packet, too.
+#[inline(always)]
+pub fn segment<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> {
     match ip.protocol {
         TCP => {
             let h: [u8; 14] = packet.load(ip.payload)?;
@@ -210,6 +228,6 @@ pub fn transport<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment
 }
 
 #[inline(always)]
-fn be(high: u8, low: u8) -> u16 {
+pub(super) fn be(high: u8, low: u8) -> u16 {
     u16::from_be_bytes([high, low])
 }

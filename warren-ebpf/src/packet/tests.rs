@@ -1,9 +1,12 @@
 extern crate std;
 
+mod notices;
+
 use std::vec::Vec;
 
 use etherparse::{
-    IpHeaders, Ipv6Extensions, Ipv6RawExtHeader, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
+    IpHeaders, Ipv6Extensions, Ipv6RawExtHeader, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
+    TransportSlice,
 };
 use proptest::prelude::*;
 
@@ -31,6 +34,8 @@ trait Known: Family + Arbitrary {
     fn headers(made: &Made<Self>) -> IpHeaders;
     /// Bytes between IP header and payload, and before it.
     fn header_length(made: &Made<Self>) -> usize;
+    /// Writes an ICMP error of some kind about a packet.
+    fn error(step: PacketBuilderStep<IpHeaders>, kind: u8, quoted: &[u8]) -> Vec<u8>;
     /// Checks header and transport checksums with etherparse's own arithmetic.
     fn assert_valid(ip: &NetSlice<'_>, transport: &TransportSlice<'_>);
 }
@@ -45,6 +50,21 @@ impl Known for V4 {
 
     fn header_length(made: &Made<V4>) -> usize {
         20 + made.options * 4
+    }
+
+    fn error(step: PacketBuilderStep<IpHeaders>, kind: u8, quoted: &[u8]) -> Vec<u8> {
+        use etherparse::{Icmpv4Type as Type, icmpv4::*};
+        let kind = match kind % 4 {
+            0 => Type::DestinationUnreachable(DestUnreachableHeader::Port),
+            1 => Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
+                next_hop_mtu: 1280,
+            }),
+            2 => Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit),
+            _ => Type::ParameterProblem(ParameterProblemHeader::PointerIndicatesError(9)),
+        };
+        let mut out = Vec::new();
+        step.icmpv4(kind).write(&mut out, quoted).unwrap();
+        out
     }
 
     fn assert_valid(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) {
@@ -92,6 +112,22 @@ impl Known for V6 {
     fn header_length(made: &Made<V6>) -> usize {
         let first = if made.options & 1 != 0 { 8 + 8 * (made.options >> 3) } else { 0 };
         40 + first + 8 * usize::from(made.options & 2 != 0) + 8 * usize::from(made.options & 4 != 0)
+    }
+
+    fn error(step: PacketBuilderStep<IpHeaders>, kind: u8, quoted: &[u8]) -> Vec<u8> {
+        use etherparse::{Icmpv6Type as Type, icmpv6::*};
+        let kind = match kind % 4 {
+            0 => Type::DestinationUnreachable(DestUnreachableCode::Port),
+            1 => Type::PacketTooBig { mtu: 1280 },
+            2 => Type::TimeExceeded(TimeExceededCode::HopLimitExceeded),
+            _ => Type::ParameterProblem(ParameterProblemHeader {
+                code: ParameterProblemCode::UnrecognizedNextHeader,
+                pointer: 6,
+            }),
+        };
+        let mut out = Vec::new();
+        step.icmpv6(kind).write(&mut out, quoted).unwrap();
+        out
     }
 
     fn assert_valid(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) {

@@ -116,10 +116,12 @@ fn meaning(reason: Reason) -> &'static str {
         Reason::Spoofed => "a container sent from an address that is not its own",
         Reason::Protocol => "a container sent something that is neither IP nor neighbour discovery",
         Reason::Malformed => "a container sent a header that is cut off or contradicts itself",
-        Reason::Fragment => "a container sent a fragment to somewhere else than its node",
+        Reason::Fragment => "a container sent a fragment of a packet whose first fragment was not seen",
         Reason::NoRoute => "a container sent to an address that nothing leads to",
         Reason::PortsExhausted => "no port was free to send under the node's address",
-        Reason::NoFlow => "a container went on with a TCP connection that nothing is known of",
+        Reason::NoFlow => {
+            "a container went on with a TCP connection, or reported an error, that nothing is known of"
+        }
         Reason::NotMasqueraded => {
             "a container sent a kind of packet that cannot leave under the node's address"
         }

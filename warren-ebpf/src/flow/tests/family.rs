@@ -10,6 +10,8 @@ use crate::{abi::Address as _, packet};
 
 /// A family of addresses, with those that the tests use.
 pub trait Family: packet::Family {
+    /// Where the payload of an IP packet is.
+    const PAYLOAD: usize;
     /// An address of the node.
     const NODE: Self;
     /// Another one.
@@ -51,11 +53,19 @@ pub trait Family: packet::Family {
         payload: &[u8],
     ) -> Result<(), BuildWriteError>;
 
+    /// An ICMP error: the port is unreachable.
+    fn unreachable(
+        step: PacketBuilderStep<IpHeaders>,
+        out: &mut Vec<u8>,
+        about: &[u8],
+    ) -> Result<(), BuildWriteError>;
+
     /// Addresses, and ports or the numbers of an echo, once the checksums are found right.
     fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Tuple<Self>;
 }
 
 impl Family for V4 {
+    const PAYLOAD: usize = 34;
     const NODE: V4 = [192, 0, 2, 1];
     const LAN: V4 = [10, 9, 9, 1];
     const CLIENT: V4 = [198, 51, 100, 7];
@@ -103,6 +113,15 @@ impl Family for V4 {
             .write(out, payload)
     }
 
+    fn unreachable(
+        step: PacketBuilderStep<IpHeaders>,
+        out: &mut Vec<u8>,
+        about: &[u8],
+    ) -> Result<(), BuildWriteError> {
+        use etherparse::{Icmpv4Type, icmpv4::DestUnreachableHeader};
+        step.icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port)).write(out, about)
+    }
+
     fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Tuple<V4> {
         let NetSlice::Ipv4(ip) = ip else { panic!("not IPv4") };
         let header = ip.header().to_header();
@@ -123,6 +142,7 @@ impl Family for V4 {
                 match icmp.icmp_type() {
                     etherparse::Icmpv4Type::EchoRequest(echo) => (echo.id, 0),
                     etherparse::Icmpv4Type::EchoReply(echo) => (0, echo.id),
+                    etherparse::Icmpv4Type::DestinationUnreachable(_) => (0, 0),
                     other => panic!("{other:?} was not made here"),
                 }
             }
@@ -139,6 +159,7 @@ const fn v6(net: u16, host: u32) -> V6 {
 }
 
 impl Family for V6 {
+    const PAYLOAD: usize = 54;
     const NODE: V6 = v6(2, 1);
     const LAN: V6 = v6(9, 1);
     const CLIENT: V6 = v6(100, 7);
@@ -188,6 +209,15 @@ impl Family for V6 {
             .write(out, payload)
     }
 
+    fn unreachable(
+        step: PacketBuilderStep<IpHeaders>,
+        out: &mut Vec<u8>,
+        about: &[u8],
+    ) -> Result<(), BuildWriteError> {
+        use etherparse::{Icmpv6Type, icmpv6::DestUnreachableCode};
+        step.icmpv6(Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port)).write(out, about)
+    }
+
     fn checked(ip: &NetSlice<'_>, transport: &TransportSlice<'_>) -> Tuple<V6> {
         let NetSlice::Ipv6(ip) = ip else { panic!("not IPv6") };
         let header = ip.header().to_header();
@@ -209,6 +239,7 @@ impl Family for V6 {
                 match kind {
                     etherparse::Icmpv6Type::EchoRequest(echo) => (echo.id, 0),
                     etherparse::Icmpv6Type::EchoReply(echo) => (0, echo.id),
+                    etherparse::Icmpv6Type::DestinationUnreachable(_) => (0, 0),
                     other => panic!("{other:?} was not made here"),
                 }
             }
@@ -251,6 +282,25 @@ pub fn acknowledging<A: Family>(t: Tuple<A>, protocol: u8, flags: u8, acknowledg
 pub fn read<A: Family>(bytes: &[u8]) -> Tuple<A> {
     let packet = SlicedPacket::from_ethernet(bytes).unwrap();
     A::checked(&packet.net.unwrap(), &packet.transport.unwrap())
+}
+
+/// An ICMP error about a packet.
+pub fn error<A: Family>(from: A, to: A, about: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    A::unreachable(PacketBuilder::ethernet2([2; 6], [4; 6]).ip(A::headers(from, to)), &mut out, about)
+        .unwrap();
+    out
+}
+
+/// The ends of an ICMP error, with its checksum found right, and those of the packet it is about.
+pub fn read_error<A: Family>(bytes: &[u8]) -> (A, A, Tuple<A>) {
+    let ends: Tuple<A> = read(bytes);
+    let mut copy = bytes.to_vec();
+    let packet = packet::Bytes(&mut copy);
+    let mut quoted = packet::notice::Quoted::default();
+    let ip = A::header(&packet, 14).unwrap();
+    assert!(packet::notice::read(&packet, &ip, &mut quoted));
+    (ends.source, ends.destination, quoted.tuple)
 }
 
 #[test]

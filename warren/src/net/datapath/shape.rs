@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey,
-    Forward, ForwardKey, Gate, Layout, Limit, Local, Return, ReturnKey, Route, SEED, Schema, Scratch,
-    Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity, map, mix,
+    Forward, ForwardKey, Gate, Layout, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, SEED, Schema,
+    Scratch, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity, map, mix,
 };
 
 use super::sys::MapInfo;
@@ -102,6 +102,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
     let index = (PLAIN, 4);
     let (address, address6) = ((PLAIN, 4), (PLAIN, 16));
     let n = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
+    let fragmented = n(capacity::FRAGMENTED);
     vec![
         shape(map::CONFIG, ARRAY, index, of::<Config>(), 1),
         shape(map::SCHEMA, ARRAY, index, of::<Schema>(), 1),
@@ -119,6 +120,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::FWD_EST4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), flows),
         shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), masquerade),
         shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), masquerade),
+        shape(map::FRAG4, LRU_HASH, of::<PieceKey<V4>>(), of::<Piece<V4>>(), fragmented.max(least)),
         shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer<[u8; 4]>>(), n(capacity::SOCKETS)),
         shape(map::SOCK_UDP4, LRU_HASH, of::<SocketKey<V4>>(), of::<SocketFlow<V4>>(), n(capacity::SOCKETS)),
         shape(map::SVC6, HASH, of::<ServiceKey<V6>>(), of::<Service>(), n(capacity::SERVICES)),
@@ -132,6 +134,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::FWD_EST6, LRU_HASH, of::<ForwardKey<V6>>(), of::<Forward>(), flows6),
         shape(map::MASQ_RET6, LRU_HASH, of::<ReturnKey<V6>>(), of::<Return<V6>>(), masquerade6),
         shape(map::MASQ_OUT6, LRU_HASH, of::<EgressKey<V6>>(), of::<Egress<V6>>(), masquerade6),
+        shape(map::FRAG6, LRU_HASH, of::<PieceKey<V6>>(), of::<Piece<V6>>(), least),
         shape(map::SOCK6, LRU_HASH, (PLAIN, 8), of::<SocketPeer<V6>>(), sockets6),
         shape(map::SOCK_UDP6, LRU_HASH, of::<SocketKey<V6>>(), of::<SocketFlow<V6>>(), sockets6),
         shape(map::DROPS, PERCPU_ARRAY, index, of::<DropCounter>(), n(capacity::REASONS)),
