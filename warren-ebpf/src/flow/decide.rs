@@ -58,7 +58,7 @@ impl<N> Clients<'_, N> {
         // kernel knows what to do with it.
         let astray = self.from_outside
             && (!self.node.is_local(&seen.tuple.destination) || self.node.is_local(&seen.tuple.source));
-        !astray && !(seen.protocol == UDP && self.node.expects(&seen.tuple))
+        !(astray || seen.protocol == UDP && self.node.expects(&seen.tuple))
     }
 
     /// Whether the port was published for the sender.
@@ -153,7 +153,7 @@ pub struct Work<A: Address> {
     pub owner: BackendRef,
     /// For [`forward`]: the service it is for.
     pub service: Service,
-    /// For [`masquerade`]: the way it takes.
+    /// For [`masquerade()`]: the way it takes.
     pub route: Route<A>,
     /// For [`open`]: whom the flow goes to.
     pub chosen: Chosen<A>,
@@ -168,7 +168,7 @@ pub enum Next {
     Nothing,
     /// [`forward`] says.
     Forward,
-    /// [`masquerade`] says.
+    /// [`masquerade()`] says.
     Masquerade,
     /// [`recall`] says.
     Recall,

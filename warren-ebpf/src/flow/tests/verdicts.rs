@@ -158,7 +158,8 @@ fn extension_headers_are_passed() {
         assert_eq!(node.veth_in(&mut bytes, container::<V6>(1).1).action, Action::Device);
         assert_eq!(read::<V6>(&bytes).source, V6::NODE);
     }
-    let refused: [(&[(u8, &[u8])], Reason); 5] = [
+    type Extensions<'a> = &'a [(u8, &'a [u8])];
+    let refused: [(Extensions<'_>, Reason); 5] = [
         (&[HOP_BY_HOP, LATER_PART], Reason::Fragment),
         (&[ON_ITS_WAY], Reason::NotMasqueraded),
         (&[SECURED], Reason::NotMasqueraded),
