@@ -27,7 +27,7 @@ fn datagram<A: Family>(t: Tuple<A>, id: u16) -> (Vec<u8>, Vec<Vec<u8>>) {
         if A::FAMILY == 4 {
             piece[16..18].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
             piece[18..20].copy_from_slice(&id.to_be_bytes());
-            piece[20..22].copy_from_slice(&(16 * n as u16 | if more { 0x2000 } else { 0 }).to_be_bytes());
+            piece[20..22].copy_from_slice(&((16 * n as u16) | if more { 0x2000 } else { 0 }).to_be_bytes());
             piece[24..26].fill(0);
             let check = !packet::sum(&piece[14..34]);
             piece[24..26].copy_from_slice(&check.to_be_bytes());
