@@ -17,6 +17,8 @@ use crate::{
     packet::{self, Family, Ip, Packet, Tuple, notice::Quoted},
 };
 
+pub use super::verdict::{Action, Verdict};
+
 /// An IPv4 address.
 pub type V4 = [u8; 4];
 /// An IPv6 address.
@@ -78,71 +80,6 @@ impl<N> Clients<'_, N> {
         N: Node<A>,
     {
         self.set == 0 || self.node.is_source(&SourceKey { set: self.set, address: seen.tuple.source })
-    }
-}
-
-/// What to do with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Not ours: leave it as it is.
-    Pass,
-    /// Drop and count it.
-    Drop,
-    /// Translate it and hand it to the container whose veth has `ifindex` on the node's side.
-    Container,
-    /// Translate it and send it out of device `ifindex`, to the next hop of the kernel's routes.
-    Device,
-}
-
-/// What to do with a packet, and how. Flat, every field always set: see [`resolve`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict<A = V4> {
-    /// What.
-    pub action: Action,
-    /// Why it is dropped; meaningless otherwise.
-    pub reason: Reason,
-    /// Where it is sent, else 0.
-    pub ifindex: u32,
-    /// What it must show.
-    pub to: Tuple<A>,
-}
-
-impl<A: Address> Default for Verdict<A> {
-    #[inline(always)]
-    fn default() -> Self {
-        Self::PASS
-    }
-}
-
-impl<A: Address> Verdict<A> {
-    /// Leave it as it is.
-    pub const PASS: Self = Self {
-        action: Action::Pass,
-        reason: Reason::Spoofed,
-        ifindex: 0,
-        to: Tuple { source: A::ZERO, destination: A::ZERO, source_port: 0, destination_port: 0 },
-    };
-
-    /// Drop it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn drop(reason: Reason) -> Self {
-        Self { action: Action::Drop, reason, ..Self::PASS }
-    }
-
-    #[inline(always)]
-    pub(super) fn send(action: Action, ifindex: u32, to: Tuple<A>) -> Self {
-        Self { action, reason: Reason::Spoofed, ifindex, to }
-    }
-
-    /// Into a container, if there is a way; else the node's own stack has it.
-    #[inline(always)]
-    fn deliver(delivery: &Delivery<A>) -> Self {
-        if delivery.exists() {
-            Self::send(Action::Container, delivery.ifindex, delivery.tuple)
-        } else {
-            Self::PASS
-        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod published;
 mod record;
 pub mod tcp;
 pub mod udp;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
