@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::Range,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ use super::{
         sys::{bytes_of, netns_cookie},
     },
     deny::{self, DenyList},
-    home,
+    home, machine,
     netlink::{Monitor, Netlink, host::Host},
     report,
     reserved::Reserved,
@@ -252,7 +252,7 @@ impl Engine {
         }
         let cookie =
             netns_cookie().map_err(|e| NetError::system("learn the network namespace's cookie", e))?;
-        if let Some(why) = without_ipv6() {
+        if let Some(why) = machine::without_ipv6() {
             tracing::info!("{why}: containers get IPv4 only");
         }
         let netlink = Netlink::open()?;
@@ -569,18 +569,6 @@ pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
     state.attached.iter().filter(|(t, a)| made(t) && !whole(a)).map(|(t, _)| *t).collect()
 }
 
-/// Why new links get no IPv6, if so.
-fn without_ipv6() -> Option<&'static str> {
-    let sysctls = Path::new("/proc/sys/net/ipv6/conf");
-    if !sysctls.exists() {
-        return Some("this kernel has no IPv6");
-    }
-    let off = |which: &str| {
-        std::fs::read_to_string(sysctls.join(which).join("disable_ipv6")).is_ok_and(|s| s.trim() == "1")
-    };
-    off("default").then_some("IPv6 is switched off here (net.ipv6.conf.default.disable_ipv6)")
-}
-
 /// The containers that are there already, as their links say; whether each is open, as its row
 /// says.
 fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeMap<TaskId, Attached> {
@@ -604,15 +592,4 @@ fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeM
         attached.insert(alias.task, Attached { attachment, ifindex: d.index, ipv6, serving });
     }
     attached
-}
-
-/// Processors of the machine that are at work.
-pub(super) fn cpus() -> usize {
-    aya::util::online_cpus().map_or(1, |cpus| cpus.len())
-}
-
-/// Memory of the machine, in bytes.
-pub(super) fn memory() -> u64 {
-    use procfs::Current;
-    procfs::Meminfo::current().map_or(1 << 30, |m| m.mem_total)
 }

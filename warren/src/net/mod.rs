@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod handle;
 mod home;
+mod machine;
 pub mod netlink;
 mod owner;
 mod preflight;
@@ -88,7 +89,7 @@ pub async fn start(
     assignment: watch::Receiver<Option<Arc<Assignment>>>,
     cancel: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), NetError> {
-    let shapes = datapath::shape::shapes(engine::memory(), engine::cpus());
+    let shapes = datapath::shape::shapes(machine::memory(), machine::cpus());
     let hook = datapath::links::Hook::of_this_kernel();
     start_with(config, assignment, cancel, shapes, hook).await
 }

@@ -1,5 +1,7 @@
 //! Deciding, comparing and writing together, against maps that are only memory.
 
+mod limits;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -9,8 +11,8 @@ use std::{
 
 use ipnet::IpNet;
 use warren_ebpf::abi::{
-    BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, CONFIG_DENY, CONFIG_ENABLED, Config,
-    Limit, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED, SOURCES_NOBODY, Service, ServiceKey, TCP, map,
+    BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_UP, Backend, BackendRef, ROUTE_DROP, Route, SOURCES_NOBODY,
+    Service, ServiceKey, TCP, map,
 };
 
 use proptest::prelude::*;
@@ -25,8 +27,7 @@ use super::{
     sys::from_bytes,
 };
 use crate::model::{
-    Assignment, Attachment, ClientLimits, NodeId, NodeSubnet, PublishDefault, Rate, ServiceEndpoint,
-    ServiceId, TaskId,
+    Assignment, Attachment, NodeId, NodeSubnet, PublishDefault, ServiceEndpoint, ServiceId, TaskId,
 };
 
 #[derive(Default)]
@@ -529,74 +530,4 @@ proptest! {
             node.pass();
         }
     }
-}
-
-#[test]
-fn limits_come_before_the_ports_that_name_them_and_go_after_them() {
-    let mut node = Node::new();
-    node.assign(1);
-    node.attach(1, Serving::Open);
-    node.pass();
-    let flags = |node: &Node| node.service(8080, [0; 4]).map(|s| s.flags);
-    let limit = |node: &Node| node.current.get::<u32, Limit>(map::LIMIT, &9);
-    let limits = |node: &mut Node, conn: Option<u32>, packets: Option<u32>| {
-        let rate = |n: Option<u32>| n.map(|n| Rate { per_second: n, burst: 2 * n });
-        let limits = ClientLimits { conn_rate: rate(conn), packet_rate: rate(packets) };
-        node.assignment.as_mut().unwrap().services[0].limits = limits;
-    };
-    let touched = |changes: &[Change]| -> Vec<&'static str> {
-        changes
-            .iter()
-            .map(|c| match c {
-                Change::Set { map, .. } | Change::Delete { map, .. } => *map,
-            })
-            .collect()
-    };
-    assert_eq!((flags(&node), limit(&node)), (Some(0), None));
-
-    limits(&mut node, Some(100), None);
-    let changes = node.pass();
-    assert_eq!(touched(&changes).first(), Some(&map::LIMIT), "the row, then what names it");
-    let row = Limit { flow_spacing: 10_000_000, flow_burst: 200, packet_spacing: 0, packet_burst: 0 };
-    assert_eq!((flags(&node), limit(&node)), (Some(SERVICE_LIMITED), Some(row)));
-    assert_eq!(node.service(9090, [127, 0, 0, 1]).map(|s| s.flags), Some(SERVICE_LIMITED), "each port");
-
-    limits(&mut node, Some(100), Some(1000));
-    node.pass();
-    let row = Limit { packet_spacing: 1_000_000, packet_burst: 2000, ..row };
-    assert_eq!((flags(&node), limit(&node)), (Some(SERVICE_LIMITED | SERVICE_PACED), Some(row)));
-
-    // Another number alone: nothing but its row.
-    limits(&mut node, Some(50), Some(1000));
-    assert_eq!(touched(&node.pass()), [map::LIMIT]);
-
-    // Until something is heard, all stays as it is.
-    let assignment = node.assignment.take();
-    assert!(touched(&node.pass()).iter().all(|m| ![map::LIMIT, map::SVC4].contains(m)));
-    node.assignment = assignment;
-
-    limits(&mut node, None, None);
-    let changes = node.pass();
-    assert_eq!(touched(&changes).last(), Some(&map::LIMIT), "what names it, then the row");
-    assert_eq!((flags(&node), limit(&node)), (Some(0), None));
-}
-
-#[test]
-fn the_deny_list_is_looked_at_only_while_there_is_something_on_it() {
-    let mut node = Node::new();
-    node.pass();
-    let flags = |node: &Node| node.current.get::<u32, Config>(map::CONFIG, &0).unwrap().flags;
-    assert_eq!(flags(&node), CONFIG_ENABLED);
-    node.denied = ["192.0.2.0/24", "2001:db8::/48", "0.0.0.0/0"].map(|n| n.parse().unwrap()).into();
-    let changes = node.pass();
-    assert!(matches!(changes.last(), Some(Change::Set { map: map::CONFIG, .. })), "{changes:?}");
-    assert_eq!(flags(&node), CONFIG_ENABLED | CONFIG_DENY);
-    assert_eq!((node.current.rows(map::DENY4).len(), node.current.rows(map::DENY6).len()), (2, 1));
-    let key: [u8; 8] = prefix_key(24, &[192, 0, 2, 0]);
-    assert_eq!(node.current.get::<[u8; 8], u32>(map::DENY4, &key), Some(1));
-    node.denied.clear();
-    let changes = node.pass();
-    assert!(matches!(changes.first(), Some(Change::Set { map: map::CONFIG, .. })), "{changes:?}");
-    assert_eq!(flags(&node), CONFIG_ENABLED);
-    assert!(node.current.rows(map::DENY4).is_empty() && node.current.rows(map::DENY6).is_empty());
 }
