@@ -8,6 +8,12 @@ use crate::{
     test, workspace,
 };
 
+/// The ways through a node, as `bench-datapath` knows them.
+const WAYS: [&str; 6] = ["warren", "iptables-nft", "iptables-legacy", "nft", "haproxy", "docker-proxy"];
+
+/// How many ports are published.
+const PORTS: [&str; 3] = ["1", "100", "5000"];
+
 /// What is measured.
 #[derive(clap::Subcommand)]
 pub enum What {
@@ -37,6 +43,12 @@ pub enum What {
         /// Only try whether everything works: two rounds of a fifth of a second
         #[arg(long, conflicts_with = "rounds")]
         quick: bool,
+        /// Only these ways beside the direct one
+        #[arg(long, value_delimiter = ',', value_parser = WAYS, default_values_t = WAYS.map(str::to_owned))]
+        ways: Vec<String>,
+        /// Only with so many published ports
+        #[arg(long, value_delimiter = ',', value_parser = PORTS, default_values_t = PORTS.map(str::to_owned))]
+        ports: Vec<String>,
         /// Writes a plot of new connections against the number of published ports
         #[arg(long, value_name = "FILE")]
         svg: Option<std::path::PathBuf>,
@@ -72,11 +84,12 @@ pub fn run(what: &What) -> Result<()> {
         What::Containers { rounds, part } => {
             ("bench-containers", [rounds.to_string()].into_iter().chain(part.clone()).collect())
         }
-        What::Datapath { rounds, quick, svg } => {
+        What::Datapath { rounds, quick, ways, ports, svg } => {
             deps::for_rivals()?;
             let (rounds, seconds) = if *quick { (2, "0.2") } else { (*rounds, "1") };
             let svg = svg.as_ref().map(|file| file.display().to_string());
-            ("bench-datapath", [rounds.to_string(), seconds.to_owned()].into_iter().chain(svg).collect())
+            let words = [rounds.to_string(), seconds.to_owned(), ways.join(","), ports.join(",")];
+            ("bench-datapath", words.into_iter().chain(svg).collect())
         }
     };
     say("warren, as it is released (this takes minutes the first time)");

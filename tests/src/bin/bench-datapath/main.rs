@@ -17,8 +17,6 @@ use serde_json::Value;
 use sides::{FIRST, Kind, Side};
 use warren_tests::{Cluster, Host, bench::measure::machine, image, program, sweep};
 
-/// How many ports are published.
-const SCALES: [u16; 3] = [1, 100, 5000];
 /// Where among them the client asks.
 const POSITIONS: [&str; 3] = ["first", "random", "last"];
 
@@ -27,6 +25,10 @@ struct Asked {
     rounds: usize,
     /// Seconds of one measure.
     seconds: f64,
+    /// The limit first.
+    ways: Vec<Kind>,
+    /// How many ports are published.
+    ports: Vec<u16>,
     svg: Option<String>,
 }
 
@@ -42,8 +44,18 @@ fn main() -> ExitCode {
 
 fn asked() -> Result<Asked> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [rounds, seconds, svg @ ..] = &words[..] else { bail!("bench-datapath ROUNDS SECONDS [SVG]") };
-    Ok(Asked { rounds: rounds.parse()?, seconds: seconds.parse()?, svg: svg.first().cloned() })
+    let [rounds, seconds, ways, ports, svg @ ..] = &words[..] else {
+        bail!("bench-datapath ROUNDS SECONDS WAYS PORTS [SVG]")
+    };
+    let asked: Vec<&str> = ways.split(',').collect();
+    let is_asked = |kind: &Kind| *kind == Kind::Direct || asked.contains(&kind.word());
+    Ok(Asked {
+        rounds: rounds.parse()?,
+        seconds: seconds.parse()?,
+        ways: Kind::ALL.into_iter().filter(is_asked).collect(),
+        ports: ports.split(',').map(str::parse).collect::<Result<_, _>>()?,
+        svg: svg.first().cloned(),
+    })
 }
 
 /// By measure.
@@ -59,11 +71,11 @@ fn bench(asked: &Asked) -> Result<()> {
         asked.rounds, asked.seconds
     );
     let mut lines: BTreeMap<usize, Vec<(u16, [f64; 3])>> = BTreeMap::new();
-    for ports in SCALES {
+    for &ports in &asked.ports {
         let mut cluster = Cluster::new()?;
         let client = cluster.host("client")?;
         let mut all = Vec::new();
-        for (number, kind) in (1u8..).zip(Kind::ALL) {
+        for (number, &kind) in (1u8..).zip(&asked.ways) {
             if let Some(why) = sides::missing(kind, ports.into())? {
                 println!("\n{} with {ports} ports: not measured, {why}", kind.name());
                 continue;

@@ -73,6 +73,19 @@ impl Kind {
         }
     }
 
+    /// What it is called on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Warren => "warren",
+            Self::IptablesNft => "iptables-nft",
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::Nft => "nft",
+            Self::Haproxy => "haproxy",
+            Self::DockerProxy => "docker-proxy",
+        }
+    }
+
     /// Whether it forwards UDP.
     pub fn datagrams(self) -> bool {
         self != Self::Haproxy
