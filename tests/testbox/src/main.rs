@@ -22,6 +22,7 @@ const USAGE: &str = "testbox: commands:
   tcp-echo [PORT]                sends every byte back (default 7)
   udp-echo [PORT]                sends every datagram back (default 7)
   mirror PORT [v4]               TCP and UDP: tells whom it sees, sends everything back
+  without-ipv6 PROGRAM [ARG...]  runs a program to which the kernel refuses sockets of IPv6
   echo                           standard input, back on standard output
   size [TIMES]                   rows and columns of its terminal, now and after each change
   busy SECONDS                   uses a processor
@@ -83,6 +84,7 @@ fn run(words: &[&str]) -> Outcome {
         ["udp-echo", port] => serve::udp_echo(number(port)?),
         ["mirror", port] => mirror::serve(number(port)?, false),
         ["mirror", port, "v4"] => mirror::serve(number(port)?, true),
+        ["without-ipv6", program, args @ ..] => sys::without_ipv6(program, args),
         ["echo"] => stdio::echo(),
         ["size"] => stdio::size(1),
         ["size", times] => stdio::size(number(times)?),

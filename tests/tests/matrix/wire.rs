@@ -297,3 +297,67 @@ pub fn of_process(pid: i64) -> Result<std::path::PathBuf> {
     File::open(&path).with_context(|| format!("{}", path.display()))?;
     Ok(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A datagram of IPv4 or IPv6.
+    fn datagram(v6: bool, payload: &[u8]) -> Vec<u8> {
+        let builder = if v6 {
+            etherparse::PacketBuilder::ipv6([0xfd; 16], [0xfe; 16], 64)
+        } else {
+            etherparse::PacketBuilder::ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64)
+        };
+        let mut packet = Vec::new();
+        builder.udp(1000, 2000).write(&mut packet, payload).expect("it is short");
+        packet
+    }
+
+    fn judged(packet: &[u8], unfinished: bool) -> Result<(), String> {
+        judge(packet, unfinished, &mut HashMap::new(), &Seen::default())
+    }
+
+    #[test]
+    fn every_changed_bit_of_a_packet_is_noticed() {
+        for v6 in [false, true] {
+            let packet = datagram(v6, b"some text");
+            judged(&packet, false).unwrap();
+            assert!(judged(&packet, true).is_err(), "a whole checksum is no beginning of one");
+            let header = if v6 { 40 } else { 20 };
+            // Addresses, ports, checksum, payload; lengths and kinds say where these are.
+            for at in (header - 8..header + 4).chain(header + 6..packet.len()) {
+                let mut changed = packet.clone();
+                changed[at] ^= 4;
+                assert!(judged(&changed, false).is_err(), "byte {at}");
+            }
+            let mut unsummed = packet.clone();
+            unsummed[header + 6..header + 8].fill(0);
+            assert_eq!(judged(&unsummed, false).is_err(), v6);
+        }
+    }
+
+    #[test]
+    fn pieces_are_judged_when_the_last_has_come() {
+        let packet = datagram(false, &[7; 100]);
+        let piece = |from: usize, to: usize, change: u8| {
+            let mut header = etherparse::Ipv4Header::from_slice(&packet).unwrap().0;
+            header.set_payload_len(to - from).unwrap();
+            header.fragment_offset = u16::try_from(from / 8).unwrap().try_into().unwrap();
+            header.more_fragments = to < 108;
+            header.dont_fragment = false;
+            header.header_checksum = header.calc_header_checksum();
+            let mut bytes = header.to_bytes().to_vec();
+            bytes.extend(&packet[20 + from..20 + to]);
+            *bytes.last_mut().unwrap() ^= change;
+            bytes
+        };
+        for change in [0, 1] {
+            let (mut pieces, seen) = (HashMap::new(), Seen::default());
+            judge(&piece(64, 108, change), false, &mut pieces, &seen).unwrap();
+            let whole = judge(&piece(0, 64, 0), false, &mut pieces, &seen);
+            assert_eq!(whole.is_err(), change == 1, "{whole:?}");
+            assert!(pieces.is_empty());
+        }
+    }
+}
