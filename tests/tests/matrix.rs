@@ -5,6 +5,8 @@
 
 #[path = "matrix/ask.rs"]
 mod ask;
+#[path = "matrix/errors.rs"]
+mod errors;
 #[path = "matrix/place.rs"]
 mod place;
 #[path = "matrix/tun.rs"]
