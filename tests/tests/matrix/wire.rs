@@ -153,7 +153,7 @@ fn next(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>
         }
         libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned().tp_status
     };
-    Ok(Some((length, status & libc::TP_STATUS_CSUMNOTREADY as u32 != 0)))
+    Ok(Some((length, status & libc::TP_STATUS_CSUMNOTREADY != 0)))
 }
 
 /// The sum of RFC 1071.
