@@ -206,6 +206,13 @@ fn every_client_is_answered_in_every_way_with_right_checksums() -> Result<()> {
     for (n, name, mtu) in [(6, "up6", 1400), (7, "up7", 1280)] {
         let peer =
             node(&matrix, if mtu == 1280 { "MTU 1280" } else { "MTU 1400" }, n, name, Device::Veth(mtu))?;
+        // What is on its way while the links follow is answered with "too big" (the docs say so).
+        let end = format!("--net={}", matrix.namespace("one")?.display());
+        eventually("the containers' links follow", PATIENCE, || {
+            let link = warren_tests::program::host("nsenter", &[&end, "ip", "-o", "link", "show", "eth0"])?;
+            ensure!(link.contains(&format!("mtu {mtu} ")), "{link}");
+            Ok(())
+        })?;
         matrix.run(peer.rows())?;
         peers.push(peer);
     }
