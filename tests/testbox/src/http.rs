@@ -131,6 +131,7 @@ fn answer(target: &str, client: SocketAddr) -> Result<String, String> {
     })
 }
 
-fn hostname() -> String {
+/// The host's name.
+pub fn hostname() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }

@@ -10,6 +10,7 @@ mod datagrams;
 mod http;
 mod load;
 mod look;
+mod mirror;
 mod serve;
 mod stdio;
 mod sys;
@@ -20,6 +21,8 @@ const USAGE: &str = "testbox: commands:
   http [PORT]                    HTTP server that tells what it sees (default port 80)
   tcp-echo [PORT]                sends every byte back (default 7)
   udp-echo [PORT]                sends every datagram back (default 7)
+  mirror PORT [v4]               TCP and UDP: tells whom it sees, sends everything back
+  without-ipv6 PROGRAM [ARG...]  runs a program to which the kernel refuses sockets of IPv6
   echo                           standard input, back on standard output
   size [TIMES]                   rows and columns of its terminal, now and after each change
   busy SECONDS                   uses a processor
@@ -79,6 +82,9 @@ fn run(words: &[&str]) -> Outcome {
         ["tcp-echo", port] => serve::tcp_echo(number(port)?),
         ["udp-echo"] => serve::udp_echo(7),
         ["udp-echo", port] => serve::udp_echo(number(port)?),
+        ["mirror", port] => mirror::serve(number(port)?, false),
+        ["mirror", port, "v4"] => mirror::serve(number(port)?, true),
+        ["without-ipv6", program, args @ ..] => sys::without_ipv6(program, args),
         ["echo"] => stdio::echo(),
         ["size"] => stdio::size(1),
         ["size", times] => stdio::size(number(times)?),

@@ -77,6 +77,33 @@ pub fn ids() -> (u32, u32, Vec<u32>) {
     (uid, gid, groups)
 }
 
+/// Goes on as another program. To it and all that it starts the kernel says of sockets of IPv6 what a
+/// kernel without IPv6 says.
+pub fn without_ipv6(program: &str, args: &[&str]) -> crate::Outcome {
+    use std::os::unix::process::CommandExt;
+    /// Where `seccomp_data` has the call's number and the low half of its first argument.
+    const NUMBER: u32 = 0;
+    const FAMILY: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let answer = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut steps = [
+        step(load, 0, 0, NUMBER),
+        step(equal, 0, 3, libc::SYS_socket as u32),
+        step(load, 0, 0, FAMILY),
+        step(equal, 0, 1, libc::AF_INET6 as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the filter and its steps live through the call.
+    if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) } != 0 {
+        return Err(format!("a filter of calls: {}", last_error()));
+    }
+    Err(format!("{program}: {}", std::process::Command::new(program).args(args).exec()))
+}
+
 /// What the last failing call of the C library said.
 pub fn last_error() -> String {
     std::io::Error::last_os_error().to_string()

@@ -172,6 +172,13 @@ impl State {
             wanted.insert(device);
         }
         if self.switched {
+            // One that is there and takes no part any more: it has become a port of another.
+            for (index, name) in &self.devices {
+                let there = self.host.devices.iter().any(|d| d.index == *index && d.name == *name);
+                if there && !wanted.iter().any(|(i, _)| i == index) {
+                    self.loaded.links().remove_device(*index, name)?;
+                }
+            }
             self.devices.retain(|d| wanted.contains(d));
             self.refused.retain(|d| wanted.contains(d));
             return self.loaded.links().sweep();

@@ -17,6 +17,9 @@ pub enum Layer {
     Ip,
     /// Loopback.
     Loopback,
+    /// As a port of a bridge, bond or team: what comes in belongs to that device, which has the
+    /// addresses and the neighbours.
+    Port,
     /// With something we do not know: no program is attached there.
     Other,
 }
@@ -119,7 +122,7 @@ impl Host {
         self.devices.iter().find(|d| d.name == name)
     }
 
-    /// Devices that take part: not loopback, not ours, of a kind we understand and, when
+    /// Devices that take part: not loopback, no port, not ours, of a kind we understand and, when
     /// `interfaces` is not empty, named there.
     pub fn uplinks<'a>(&'a self, interfaces: &'a [String]) -> impl Iterator<Item = &'a Device> {
         self.devices.iter().filter(move |d| {
@@ -244,6 +247,7 @@ mod tests {
                 device(2, "eth0", Layer::Ethernet, 1500),
                 device(3, "wg0", Layer::Ip, 1420),
                 device(4, "can0", Layer::Other, 16),
+                device(6, "eth1", Layer::Port, 1500),
                 Device {
                     mac: crate::net::attach::HOST_MAC.to_vec(),
                     ..device(5, "wrabcdefghijklm", Layer::Ethernet, 1400)
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_loopback_and_unknown_devices_are_no_uplinks() {
+    fn our_own_loopback_ports_and_unknown_devices_are_no_uplinks() {
         let host = host();
         let names = |i: &[String]| host.uplinks(i).map(|d| d.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&[]), ["eth0", "wg0"]);

@@ -14,7 +14,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-        link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+        link::{InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType},
     },
 };
@@ -149,10 +149,21 @@ pub(super) fn device(m: LinkMessage) -> Device {
             LinkAttribute::IfAlias(a) => d.alias = Some(a),
             LinkAttribute::Address(a) => d.mac = a,
             LinkAttribute::Mtu(m) => d.mtu = m,
+            LinkAttribute::LinkInfo(all) if all.iter().any(is_port) => d.layer = Layer::Port,
             _ => {}
         }
     }
     d
+}
+
+/// Whether a device that says this hands all that comes in to another. One in a VRF does not.
+fn is_port(info: &LinkInfo) -> bool {
+    use InfoPortKind::{Bond, Bridge, Other, Team};
+    match info {
+        LinkInfo::PortKind(Bond | Bridge | Team) => true,
+        LinkInfo::PortKind(Other(kind)) => kind == "openvswitch",
+        _ => false,
+    }
 }
 
 fn address(m: AddressMessage) -> Option<Address> {
