@@ -198,7 +198,7 @@ fn is_packet(frame: &[u8]) -> bool {
 /// A frame that may be anything: noise, cut off, as it was made, or with some bytes changed.
 fn anything<A: Family>(dice: &mut Dice, n: u32) -> Vec<u8> {
     let port = 1000 + (dice.roll() % 50) as u16;
-    let t = if n % 2 == 0 {
+    let t = if n.is_multiple_of(2) {
         tuple(A::CLIENT, port, A::NODE, dice.one_of(&[8080, 8082, 61_000, 22]))
     } else {
         tuple(A::container(1), dice.one_of(&[80, 81]), dice.one_of(&[A::CLIENT, A::REMOTE]), port)
