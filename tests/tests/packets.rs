@@ -22,6 +22,8 @@ mod live;
 mod notices;
 #[path = "packets/object.rs"]
 mod object;
+#[path = "packets/proofs.rs"]
+mod proofs;
 #[path = "packets/sources.rs"]
 mod sources;
 #[path = "packets/tun.rs"]

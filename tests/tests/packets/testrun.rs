@@ -58,6 +58,8 @@ of_both_families!(
 );
 
 pub const UPLINK: u32 = 2;
+/// Records that the tables of flows have room for.
+const ROOM: u32 = 4096;
 const MAC: &str = "04:04:04:04:04:04";
 
 /// Runs `test` in a network namespace that ends with it.
@@ -80,10 +82,14 @@ pub fn ip(args: &str) -> Result<()> {
 
 /// Loads the object and all its TC programs, with small maps.
 pub fn load() -> Result<Ebpf> {
+    load_sized(ROOM)
+}
+
+fn load_sized(room: u32) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for table in ["FLOW_NEW", "FLOW_EST", "FWD_NEW", "FWD_EST", "MASQ_RET", "MASQ_OUT"] {
         for name in map::ALL.iter().filter(|name| name.starts_with(table)) {
-            loader.map_max_entries(name, 4096);
+            loader.map_max_entries(name, room);
         }
     }
     let mut ebpf = loader.load(&object::bytes()?)?;
@@ -112,8 +118,8 @@ fn backend_ref(id: u32) -> BackendRef {
 }
 
 /// The node of the model, with containers 1 to 3.
-fn node<A: Family>() -> Model<A> {
-    let mut node = Model::new(4096, 4096);
+fn node<A: Family>(room: u32) -> Model<A> {
+    let mut node = Model::new(room as usize, room as usize);
     node.locals = vec![A::NODE, A::LAN];
     for id in 1..=3 {
         let (address, ifindex) = container::<A>(id);
@@ -153,13 +159,18 @@ pub struct Twins<A: Family> {
 impl<A: Family> Twins<A> {
     /// In this thread's namespace, which gets the devices.
     pub fn new() -> Result<Self> {
+        Self::sized(ROOM)
+    }
+
+    /// With room for so many records in each table of flows.
+    pub fn sized(room: u32) -> Result<Self> {
         for index in [UPLINK, 101, 102, 103] {
             ip(&format!(
                 "link add d{index} index {index} address {MAC} type veth peer name p{index} index {}",
                 index + 1000
             ))?;
         }
-        let mut twins = Self { model: node(), ebpf: load()? };
+        let mut twins = Self { model: node(room), ebpf: load_sized(room)? };
         twins.mirror()?;
         Ok(twins)
     }
