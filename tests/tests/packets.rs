@@ -22,6 +22,8 @@ mod live;
 mod notices;
 #[path = "packets/object.rs"]
 mod object;
+#[path = "packets/seats.rs"]
+mod seats;
 #[path = "packets/sources.rs"]
 mod sources;
 #[path = "packets/tun.rs"]
