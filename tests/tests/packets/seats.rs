@@ -93,7 +93,7 @@ fn live<A: Family>(twins: &Twins<A>) -> Result<usize> {
     let name = if A::FAMILY == 4 { map::FLOW_NEW4 } else { map::FLOW_NEW6 };
     let flows = Hash::<_, FlowKey<A>, Flow<A>>::try_from(twins.ebpf.map(name).context("map")?)?;
     let mut live = 0;
-    for row in flows.iter() {
+    for row in &flows {
         live += usize::from(row?.1.state < FLOW_RESET);
     }
     Ok(live)

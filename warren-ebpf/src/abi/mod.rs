@@ -407,7 +407,7 @@ pub mod capacity {
     /// `CLIENT6`, for a few CPUs.
     pub const CLIENTS6: usize = 2_048;
     /// `SEAT4`. What is more of flows than this is not counted.
-    pub const SEATS: usize = 10_240;
+    pub const SEATS: usize = 8_192;
     /// `SEAT6`, for a few CPUs.
     pub const SEATS6: usize = 2_048;
     /// `DROPS`: with room for reasons to come.

@@ -30,7 +30,7 @@ use crate::abi::{
 pub const PAUSE: u64 = 25_000;
 
 /// Nanoseconds within which a record is surely made, once its seat is taken.
-const TAKING: u64 = 10_000_000;
+pub const TAKING: u64 = 10_000_000;
 
 /// The bits of [`Client::seats`](crate::abi::Client::seats) that are the last seat.
 const LAST: u64 = 0xffff;
