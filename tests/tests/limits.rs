@@ -1,6 +1,10 @@
 //! What one client gets of a published port, and clients that get nothing, as clients see it.
 
 use std::{
+    io::{BufRead as _, BufReader},
+    net::IpAddr,
+    process::{Child, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -81,6 +85,86 @@ fn one_client_s_flood_is_cut_to_its_limit_and_another_is_served() -> Result<()> 
     ensure!(free["ok"] == 400 && free["failed"] == 0, "{free}");
     ensure!(drops(node, "conn-rate")?.0 == before_flood);
     node.ok(&["net", "check"])?;
+    Ok(())
+}
+
+/// A connection that is held; it ends with this.
+struct Held(Child);
+
+impl Held {
+    /// The status of the shell if there is no connection within two seconds.
+    fn open(host: &Host, to: IpAddr, port: u16) -> Result<Self> {
+        let mut c = host.ns.command("bash")?;
+        c.args(["-c", &format!("exec 3<>/dev/tcp/{to}/{port} && echo open && exec sleep 60")]);
+        let mut child = c.stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        let said = child.stdout.take().context("its output")?;
+        let held = Self(child);
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let _ = BufReader::new(said).read_line(&mut line);
+            let _ = tell.send(line);
+        });
+        match told.recv_timeout(Duration::from_secs(2)) {
+            Ok(line) if line == "open\n" => Ok(held),
+            other => anyhow::bail!("no connection to {to} port {port}: {other:?}"),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_has_so_many_connections_at_a_time() -> Result<()> {
+    let mut site = OneNode::new()?;
+    let other = site.cluster.host("other")?;
+    let client = &site.client;
+    site.create("echo", &["-p", "7000:7", "--limit-conns", "3"], &["tcp-echo"])?;
+    site.create("web", &["-p", "8080:80", "--limit-conns", "1"], &[])?;
+    let web = format!("{}:8080", site.node.host.v4);
+    for to in [IpAddr::from(site.node.host.v4), IpAddr::from(site.node.host.v6)] {
+        let open = |host: &Host| Held::open(host, to, 7000);
+        let mut held = (0..3).map(|_| open(client)).collect::<Result<Vec<_>>>()?;
+        ensure!(open(client).is_err(), "a fourth connection to {to}");
+        // In IPv6 whoever has the first half of the address is one client.
+        let others: Vec<_> = (0..3).filter_map(|_| open(&other).ok()).collect();
+        ensure!(
+            others.len() == if to.is_ipv4() { 3 } else { 0 },
+            "{} of another client to {to}",
+            others.len()
+        );
+        held.pop();
+        held.push(open(client).context("one ended, so one may begin")?);
+        ensure!(open(client).is_err(), "again a fourth connection to {to}");
+
+        // It holds while there is no agent, and the next one goes on with it.
+        site.node.kill_agent()?;
+        ensure!(open(client).is_err(), "a fourth connection to {to} while there is no agent");
+        site.node.start_agent()?;
+        ensure!(open(client).is_err(), "a fourth connection to {to} with another agent");
+        site.node.ok(&["service", "update", "--limit-conns", "4", "echo"])?;
+        held.push(open(client).context("the limit was raised")?);
+        ensure!(open(client).is_err(), "a fifth connection to {to}");
+        site.node.ok(&["service", "update", "--limit-conns", "3", "echo"])?;
+    }
+    let (dropped, last) = drops(&site.node, "conns")?;
+    ensure!(dropped >= 10 && last.contains(&client.v6.to_string()), "{dropped} dropped, the last {last}");
+    let limits = &site.node.json(&["service", "inspect", "echo"])?["limits"];
+    ensure!(limits["conns"] == 3 && limits["conn_rate"].is_null(), "{limits}");
+
+    // One after the other is one at a time.
+    let (before, _) = drops(&site.node, "conns")?;
+    for _ in 0..30 {
+        expect(client, &web, 0)?;
+    }
+    ensure!(drops(&site.node, "conns")?.0 == before, "refused though none was open");
+    site.node.ok(&["net", "check"])?;
     Ok(())
 }
 

@@ -24,6 +24,8 @@ mod notices;
 mod object;
 #[path = "packets/proofs.rs"]
 mod proofs;
+#[path = "packets/seats.rs"]
+mod seats;
 #[path = "packets/sources.rs"]
 mod sources;
 #[path = "packets/tun.rs"]

@@ -26,7 +26,7 @@ use warren_ebpf::{
     flow::{
         Present,
         decide::{self, Action, Next, V4, Verdict, Work},
-        limit, notice, piece,
+        limit, notice, piece, seat,
     },
     packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip, Packet as _, notice::QUOTE},
 };
@@ -106,6 +106,8 @@ const ADMIT: u32 = Next::Admit as u32;
 const METER: u32 = Next::Meter as u32;
 const CHOOSE: u32 = Next::Choose as u32;
 const EVADE: u32 = Next::Evade as u32;
+const SEAT: u32 = Next::Seat as u32;
+const OPEN: u32 = Next::Open as u32;
 const MASQUERADE: u32 = Next::Masquerade as u32;
 const NOTICE: u32 = Next::Notice as u32;
 const REQUOTE: u32 = Next::Requote as u32;
@@ -123,16 +125,16 @@ macro_rules! steps {
             #[inline(always)]
             pub fn inward(packet: *mut __sk_buff, offset: u32, now: u64) -> i32 {
                 match look_in(packet, offset, now) {
-                    FORWARD => lead(packet, now),
-                    PACE if pace() == FORWARD => lead(packet, now),
+                    FORWARD => lead::<true>(packet, now),
+                    PACE if pace() == FORWARD => lead::<true>(packet, now),
                     NOTICE if notice_in(packet, now) == REQUOTE => {
                         requote(packet);
                     }
                     PIECE => {
                         match piece_in(packet, now) {
                             READDRESS => return concluded(packet, now),
-                            FORWARD => lead(packet, now),
-                            PACE if pace() == FORWARD => lead(packet, now),
+                            FORWARD => lead::<true>(packet, now),
+                            PACE if pace() == FORWARD => lead::<true>(packet, now),
                             _ => {}
                         }
                         remember(packet, 0, now);
@@ -147,7 +149,7 @@ macro_rules! steps {
             #[inline(always)]
             pub fn outward(packet: *mut __sk_buff, now: u64) -> i32 {
                 match look_out(packet, ETHERNET, now) {
-                    FORWARD => lead(packet, now),
+                    FORWARD => lead::<false>(packet, now),
                     MASQUERADE => {
                         masquerade(now);
                     }
@@ -157,7 +159,7 @@ macro_rules! steps {
                     PIECE => {
                         match piece_out(packet, now) {
                             READDRESS => return concluded(packet, now),
-                            FORWARD => lead(packet, now),
+                            FORWARD => lead::<false>(packet, now),
                             MASQUERADE => {
                                 masquerade(now);
                             }
@@ -172,16 +174,23 @@ macro_rules! steps {
 
             /// To a backend, by a known flow or by a new one.
             #[inline(always)]
-            fn lead(packet: *mut __sk_buff, now: u64) {
+            fn lead<const OUTSIDE: bool>(packet: *mut __sk_buff, now: u64) {
                 match forward(now) {
                     RECALL => {
                         recall(now);
                     }
-                    ADMIT if is_let_in(packet) => {
-                        if choose(now) == EVADE {
-                            evade(now);
+                    ADMIT if is_let_in::<OUTSIDE>(packet) => {
+                        let mut next = choose(now);
+                        if next == EVADE {
+                            next = evade(now);
                         }
-                        open(now);
+                        // Those of containers are not counted.
+                        if OUTSIDE && next == SEAT {
+                            next = take_seat();
+                        }
+                        if next == OPEN {
+                            open(now);
+                        }
                     }
                     _ => {}
                 }
@@ -189,10 +198,10 @@ macro_rules! steps {
 
             /// Whether a flow may begin.
             #[inline(always)]
-            fn is_let_in(packet: *mut __sk_buff) -> bool {
+            fn is_let_in<const OUTSIDE: bool>(packet: *mut __sk_buff) -> bool {
                 match admit(packet) {
                     CHOOSE => true,
-                    METER => meter() == CHOOSE,
+                    METER if OUTSIDE => meter() == CHOOSE,
                     _ => false,
                 }
             }
@@ -291,6 +300,15 @@ macro_rules! steps {
                 let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
                 let (work, $packet) = ($room.work(), NO_PACKET);
                 decide::evade::<$address, _>(&$maps, &Present { config, now }, work);
+                work.next as u32
+            }
+
+            #[unsafe(export_name = concat!(stringify!($family), "_seat"))]
+            #[inline(never)]
+            pub extern "C" fn take_seat() -> u32 {
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
+                let (work, $packet) = ($room.work(), NO_PACKET);
+                seat::take::<$address, _>(&$maps, &Present { config, now: exactly_now() }, work);
                 work.next as u32
             }
 

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward,
-    ForwardKey, Gate, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, Schema, Scratch, Service,
-    ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
+    ForwardKey, Gate, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, Schema, Scratch, Seat,
+    SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
 };
 
 type V6 = [u8; 16];
@@ -108,3 +108,7 @@ pub static CLIENT4: LruHashMap<ClientKey, Client, { capacity::CLIENTS }> = LruHa
 pub static CLIENT6: LruHashMap<ClientKey, Client, { capacity::CLIENTS6 }> = LruHashMap::new();
 #[btf_map]
 pub static GATE: Array<Gate, 2> = Array::new();
+#[btf_map]
+pub static SEAT4: LruHashMap<SeatKey, Seat<[u8; 4]>, { capacity::SEATS }> = LruHashMap::new();
+#[btf_map]
+pub static SEAT6: LruHashMap<SeatKey, Seat<V6>, { capacity::SEATS6 }> = LruHashMap::new();

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{
         Address, Backend, BackendRef, Client, ClientKey, Egress, EgressKey, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Service, ServiceKey, SourceKey,
-        Words as V6, capacity,
+        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey, Service, ServiceKey,
+        SourceKey, Words as V6, capacity,
     },
     flow::{
         Operation, Search, Table, Tables,
@@ -51,6 +51,7 @@ pub struct RoomyMaps6 {
     returns: Roomy<ReturnKey<V6>, Return<V6>>,
     egress: Roomy<EgressKey<V6>, Egress<V6>>,
     pieces: Roomy<PieceKey<V6>, Piece<V6>>,
+    seats: Roomy<SeatKey, Seat<V6>>,
 }
 
 impl RoomyMaps6 {
@@ -65,6 +66,7 @@ impl RoomyMaps6 {
             returns: Roomy::new(&maps::MASQ_RET6, room),
             egress: Roomy::new(&maps::MASQ_OUT6, room),
             pieces: Roomy::new(&maps::FRAG6, room),
+            seats: Roomy::new(&maps::SEAT6, room),
         }
     }
 }
@@ -99,7 +101,7 @@ impl Found for RoomyMaps6 {
 macro_rules! tables {
     ($maps:ty, $address:ty, |$this:ident| $half_open:expr, $established:expr, $half_open_forwards:expr,
         $established_forwards:expr, $returns:expr, $egress:expr,
-        $pieces:expr) => {
+        $pieces:expr, $seats:expr) => {
         impl Tables<$address> for $maps {
             #[inline(always)]
             fn half_open(&self) -> &impl Table<FlowKey<$address>, Flow<$address>> {
@@ -144,6 +146,12 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn seats(&self) -> &impl Table<SeatKey, Seat<$address>> {
+                let $this = self;
+                $seats
+            }
+
+            #[inline(always)]
             fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {
                 maps::BACKEND.get(id).map(f)
             }
@@ -177,7 +185,8 @@ tables!(
     &maps::FWD_EST4,
     &maps::MASQ_RET4,
     &maps::MASQ_OUT4,
-    &maps::FRAG4
+    &maps::FRAG4,
+    &maps::SEAT4
 );
 tables!(
     Maps6,
@@ -188,7 +197,8 @@ tables!(
     in_words::<_, _, { capacity::ESTABLISHED6 }>(&maps::FWD_EST6),
     in_words::<_, _, { capacity::MASQUERADE6 }>(&maps::MASQ_RET6),
     in_words::<_, _, { capacity::MASQUERADE6 }>(&maps::MASQ_OUT6),
-    in_words::<_, _, { capacity::FRAGMENTED6 }>(&maps::FRAG6)
+    in_words::<_, _, { capacity::FRAGMENTED6 }>(&maps::FRAG6),
+    in_words::<_, _, { capacity::SEATS6 }>(&maps::SEAT6)
 );
 tables!(
     RoomyMaps6,
@@ -199,7 +209,8 @@ tables!(
     &this.established_forwards,
     &this.returns,
     &this.egress,
-    &this.pieces
+    &this.pieces,
+    &this.seats
 );
 
 #[inline(always)]

@@ -53,6 +53,16 @@ pub enum What {
         #[arg(long, value_name = "FILE")]
         svg: Option<std::path::PathBuf>,
     },
+    /// Limits of clients: what is let through of what is configured, for 1, 100 and 10,000 clients, and
+    /// what a flood of others costs one who keeps to the limit; beside nftables and hashlimit
+    Limits {
+        /// How often each figure is taken
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]
+        rounds: u16,
+        /// Only try whether everything works: one round of short measures
+        #[arg(long, conflicts_with = "rounds")]
+        quick: bool,
+    },
     /// Packets: what each kind costs the BPF programs in the kernel's test-run, as a ratio to an empty
     /// program
     Packet {
@@ -83,6 +93,11 @@ pub fn run(what: &What) -> Result<()> {
         What::Node { rounds } => ("bench-node", vec![rounds.to_string()]),
         What::Containers { rounds, part } => {
             ("bench-containers", [rounds.to_string()].into_iter().chain(part.clone()).collect())
+        }
+        What::Limits { rounds, quick } => {
+            deps::for_rivals()?;
+            let (rounds, seconds) = if *quick { (1, "1.5") } else { (*rounds, "3.5") };
+            ("bench-limits", vec![rounds.to_string(), seconds.to_owned()])
         }
         What::Datapath { rounds, quick, ways, ports, svg } => {
             deps::for_rivals()?;

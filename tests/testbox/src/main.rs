@@ -50,7 +50,9 @@ const USAGE: &str = "testbox: commands:
   die SIGNAL                     ends by a signal
   bench-serve FIRST LAST         the benchmark's server: TCP on these ports, UDP on the first
   bench ADDR FIRST LAST MEASURES SECONDS
-                                 the benchmark's client: cps, rps, bulk, udp, urr; JSON results
+                                 the benchmark's client: cps, rps, bulk, udp, urr, pace; JSON results
+  bench-flood ADDR PORT SOURCES RATE SECONDS
+                                 datagrams from many made-up addresses
   id                             prints uid, gid and supplementary groups";
 
 fn main() {
@@ -124,6 +126,10 @@ fn run(words: &[&str]) -> Outcome {
         ["orphan"] => behave::orphan(),
         ["die", signal] => behave::die(number(signal)?),
         ["bench-serve", first, last] => bench::server::serve(number(first)?, number(last)?),
+        ["bench-flood", to, port, sources, rate, seconds] => {
+            let std::net::IpAddr::V4(to) = ip(to)? else { return Err("an IPv4 address".into()) };
+            bench::flood::run(to, number(port)?, number(sources)?, number(rate)?, number(seconds)?)
+        }
         ["bench", to, first, last, measures, seconds] => {
             let target = bench::Target { ip: ip(to)?, first: number(first)?, last: number(last)? };
             bench::run(target, measures, number(seconds)?)

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use warren_ebpf::{
-    abi::{CONFIG_DENY, Limit, Reason, SERVICE_LIMITED, SERVICE_PACED, TCP, UDP, program},
+    abi::{CONFIG_DENY, Limit, Reason, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED, TCP, UDP, program},
     flow::decide::{Action, Verdict},
     packet::{ACK, SYN, Tuple},
 };
@@ -28,12 +28,13 @@ of_both_families!(
 );
 
 /// The node of the twins, whose ports of every address have this limit.
-fn limited<A: Family>(limit: Limit) -> Result<Twins<A>> {
+pub fn limited<A: Family>(limit: Limit) -> Result<Twins<A>> {
     let mut twins = Twins::<A>::new()?;
     let paced = if limit.packet_spacing == 0 { 0 } else { SERVICE_PACED };
+    let seated = if limit.connections == 0 { 0 } else { SERVICE_SEATED };
     for (key, service) in &mut twins.model.services {
         if key.address == A::ZERO {
-            service.flags = SERVICE_LIMITED | paced;
+            service.flags = SERVICE_LIMITED | paced | seated;
             twins.model.limits.insert(service.id, limit);
         }
     }
@@ -42,7 +43,7 @@ fn limited<A: Family>(limit: Limit) -> Result<Twins<A>> {
 }
 
 /// Whether a packet reaches a container; anything but a counted drop for `reason` is an error otherwise.
-fn comes_in<A: Family>(twins: &mut Twins<A>, t: Tuple<A>, how: (u8, u8), reason: Reason) -> Result<bool> {
+pub fn comes_in<A: Family>(twins: &mut Twins<A>, t: Tuple<A>, how: (u8, u8), reason: Reason) -> Result<bool> {
     let before = twins.drops(reason)?;
     let (verdict, _) = twins.enter(t, how.0, how.1)?;
     let counted = twins.drops(reason)? - before;
@@ -58,7 +59,7 @@ fn comes_in<A: Family>(twins: &mut Twins<A>, t: Tuple<A>, how: (u8, u8), reason:
 const SPACING: u32 = 2_000_000_000;
 
 /// Lets time pass for both twins.
-fn wait<A: Family>(twins: &mut Twins<A>, nanos: u32) {
+pub fn wait<A: Family>(twins: &mut Twins<A>, nanos: u32) {
     thread::sleep(Duration::from_nanos(nanos.into()));
     twins.model.now += u64::from(nanos);
 }

@@ -278,7 +278,7 @@ impl<A: Family> Twins<A> {
             Ok(table.iter().collect::<Result<_, _>>()?)
         }
         let timeless = |k: &FlowKey<A>, mut f: Flow<A>| {
-            f.last_seen = 0;
+            (f.last_seen, f.turn) = (0, 0);
             if k.protocol == UDP {
                 f.expected = 0;
             }
@@ -293,8 +293,10 @@ impl<A: Family> Twins<A> {
         }
         for (name, table) in [("FWD_NEW", &self.model.fwd_new), ("FWD_EST", &self.model.fwd_est)] {
             let name = named::<A>(name);
-            let kernel: HashMap<ForwardKey<A>, Forward> = rows(&self.ebpf, name)?;
-            let model = table.rows().into_iter().collect();
+            let timeless = |(k, f)| (k, Forward { turn: 0, ..f });
+            let rows: HashMap<ForwardKey<A>, Forward> = rows(&self.ebpf, name)?;
+            let kernel: HashMap<_, _> = rows.into_iter().map(timeless).collect();
+            let model = table.rows().into_iter().map(timeless).collect();
             ensure!(kernel == model, "{name}: kernel {kernel:?}\nmodel {model:?}");
         }
         let timeless = |mut r: Return<A>| {

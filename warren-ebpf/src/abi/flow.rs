@@ -106,8 +106,12 @@ pub struct Flow<A> {
     /// packets knows it. Meaningless before `FLOW_REPLIED`; not kept up to date afterwards. Of UDP:
     /// the second of the monotonic clock in which the flow began.
     pub expected: u32,
+    /// The client's seat that it has ([`SeatKey::seat`](super::SeatKey::seat)); 0: none.
+    pub seat: u16,
+    /// Tells it from others that had the seat.
+    pub turn: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: u8,
 }
 }
 
@@ -140,8 +144,10 @@ pub struct Forward {
     pub client_port: u16,
     /// As [`Flow::flags`].
     pub flags: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    /// As [`Flow::turn`].
+    pub turn: u8,
+    /// As [`Flow::seat`].
+    pub seat: u16,
 }
 }
 

@@ -1,6 +1,7 @@
-//! How much one client gets of a published port: `LIMIT`, `CLIENT4` and `CLIENT6`, `GATE`. The lists
-//! of whom ports answer never, `DENY4` and `DENY6`, are longest-prefix tries of addresses.
+//! How much one client gets of a published port: `LIMIT`, `CLIENT4` and `CLIENT6`, `SEAT4` and `SEAT6`,
+//! `GATE`. The lists of whom ports answer never, `DENY4` and `DENY6`, are longest-prefix tries of addresses.
 
+use super::FlowKey;
 use crate::layout;
 
 layout! {
@@ -15,6 +16,8 @@ pub struct Limit {
     pub packet_spacing: u32,
     /// How many packets may come at once; not 0.
     pub packet_burst: u32,
+    /// How many flows one client may have at a time; 0: no limit.
+    pub connections: u32,
 }
 }
 
@@ -42,6 +45,29 @@ pub struct Client {
     pub flows: u64,
     /// For packets.
     pub packets: u64,
+    /// The seat that it took last (the lowest 16 bits), and the moment until which nobody looks for a
+    /// free one, since all were taken (the others).
+    pub seats: u64,
+}
+}
+
+layout! {
+/// Key of `SEAT4` and `SEAT6`: one of the flows that a client may have at a time.
+pub struct SeatKey {
+    /// Whose.
+    pub client: ClientKey,
+    /// From 1 to [`Limit::connections`].
+    pub seat: u32,
+}
+}
+
+layout! {
+/// Value of `SEAT4` and `SEAT6`: who has it, if that flow says so, too ([`Flow::seat`](super::Flow::seat)).
+pub struct Seat<A> {
+    /// When it was taken, nanoseconds of the monotonic clock; not 0.
+    pub taken: u64,
+    /// The tracking record of who has it.
+    pub flow: FlowKey<A>,
 }
 }
 

@@ -21,6 +21,7 @@
 //! | `LIMIT` | hash | [`Service::id`] (u32) → [`Limit`] | agent |
 //! | `DENY4` | LPM trie | prefix → 1 (u32) | agent |
 //! | `CLIENT4` | LRU hash | [`ClientKey`] → [`Client`] | programs |
+//! | `SEAT4` | LRU hash | [`SeatKey`] → [`Seat`] | programs |
 //! | `GATE` | array, 2 | `GATE4`, `GATE6` → [`Gate`] | programs |
 //! | `FLOW_NEW4`, `FLOW_EST4` | LRU hash | [`FlowKey`] → [`Flow`] | programs |
 //! | `FWD_NEW4`, `FWD_EST4` | LRU hash | [`ForwardKey`] → [`Forward`] | programs |
@@ -344,15 +345,19 @@ pub mod map {
     pub const CLIENT4: &str = "CLIENT4";
     /// `CLIENT4` for IPv6.
     pub const CLIENT6: &str = "CLIENT6";
+    /// Flows that clients of limited ports have.
+    pub const SEAT4: &str = "SEAT4";
+    /// `SEAT4` for IPv6.
+    pub const SEAT6: &str = "SEAT6";
     /// How many clients become known.
     pub const GATE: &str = "GATE";
 
     /// Every map.
-    pub const ALL: [&str; 42] = [
+    pub const ALL: [&str; 44] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
         FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, FRAG4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
         FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, FRAG6, SOCK6, SOCK_UDP6, DROPS,
-        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE,
+        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE, SEAT4, SEAT6,
     ];
 }
 
@@ -401,6 +406,10 @@ pub mod capacity {
     pub const CLIENTS: usize = 16_384;
     /// `CLIENT6`, for a few CPUs.
     pub const CLIENTS6: usize = 2_048;
+    /// `SEAT4`. What is more of flows than this is not counted.
+    pub const SEATS: usize = 8_192;
+    /// `SEAT6`, for a few CPUs.
+    pub const SEATS6: usize = 2_048;
     /// `DROPS`: with room for reasons to come.
     pub const REASONS: usize = 64;
     /// `EVENTS`, in bytes.
@@ -454,6 +463,9 @@ pub const ABI_HASH: u64 = {
         ClientKey::HASH,
         Client::HASH,
         Gate::HASH,
+        SeatKey::HASH,
+        Seat::<[u8; 4]>::HASH,
+        Seat::<[u8; 16]>::HASH,
     ];
     let mut hash = SEED;
     let mut i = 0;

@@ -41,11 +41,13 @@ pub enum Reason {
     PacketRate = 14,
     /// More clients became new to ports with limits than are let in at once.
     Newcomers = 15,
+    /// A client had as many flows as a port takes of one.
+    Connections = 16,
 }
 
 impl Reason {
     /// Every reason, in the order of the rows.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Spoofed,
         Self::Protocol,
         Self::Malformed,
@@ -62,6 +64,7 @@ impl Reason {
         Self::FlowRate,
         Self::PacketRate,
         Self::Newcomers,
+        Self::Connections,
     ];
 
     /// A short name for tables and metrics.
@@ -84,6 +87,7 @@ impl Reason {
             Self::FlowRate => "conn-rate",
             Self::PacketRate => "packet-rate",
             Self::Newcomers => "newcomers",
+            Self::Connections => "conns",
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct Service {
 pub const SERVICE_LIMITED: u16 = 1;
 /// [`Service::flags`]: so is the number of packets; asked for with each one.
 pub const SERVICE_PACED: u16 = 2;
+/// [`Service::flags`]: so is the number of flows at a time; each has a seat.
+pub const SERVICE_SEATED: u16 = 4;
 
 /// [`Service::sources`]: the set that nobody is in.
 pub const SOURCES_NOBODY: u32 = u32::MAX;

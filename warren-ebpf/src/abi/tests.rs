@@ -27,12 +27,13 @@ fn of_one_family() {
     lies!(BackendRef, 8, id 0, generation 4);
     lies!(Backend, 40, generation 0, ifindex 4, node 8, address 12, address6 16, mac 32, state 38, flags 39);
     lies!(Local, 4, ifindex 0);
-    lies!(Forward, 16, backend 0, backend_port 8, client_port 10, flags 12, pad 13);
+    lies!(Forward, 16, backend 0, backend_port 8, client_port 10, flags 12, turn 13, seat 14);
     lies!(Service, 32 + size_of::<ServicePad>(), id 0, generation 4, single 8, table 16, table_size 20,
         target 24, flags 26, sources 28, pad 32);
-    lies!(Limit, 16, flow_spacing 0, flow_burst 4, packet_spacing 8, packet_burst 12);
+    lies!(Limit, 20, flow_spacing 0, flow_burst 4, packet_spacing 8, packet_burst 12, connections 16);
     lies!(ClientKey, 16, service 0, port 4, protocol 6, pad 7, network 8);
-    lies!(Client, 16, flows 0, packets 8);
+    lies!(Client, 24, flows 0, packets 8, seats 16);
+    lies!(SeatKey, 20, client 0, seat 16);
     lies!(Gate, 8, clients 0);
     lies!(DropCounter, 16, packets 0, reported 8);
     lies!(Event, 64, time 0, kind 8, reason 12, ifindex 16, length 20, source 24, destination 40,
@@ -45,7 +46,8 @@ fn of_ipv4() {
     lies!(Route<V4>, 16, ifindex 0, source 4, flags 8, mtu 12);
     lies!(FlowKey<V4>, 16, client 0, backend 4, client_port 8, backend_port 10, protocol 12, pad 13);
     lies!(Flow<V4>, 48, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 28,
-        published_port 32, client_port 34, state 36, flags 37, mtu 38, expected 40, pad 44);
+        published_port 32, client_port 34, state 36, flags 37, mtu 38, expected 40, seat 44, turn 46, pad 47);
+    lies!(Seat<V4>, 24, taken 0, flow 8);
     lies!(ForwardKey<V4>, 16, client 0, published 4, client_port 8, published_port 10, protocol 12, pad 13);
     lies!(ReturnKey<V4>, 16, remote 0, local 4, remote_port 8, local_port 10, protocol 12, pad 13);
     lies!(Return<V4>, 24, last_seen 0, backend 8, container 16, container_port 20, state 22, flags 23, pad 24);
@@ -64,7 +66,8 @@ fn of_ipv6() {
     lies!(Route<V6>, 28, ifindex 0, source 4, flags 20, mtu 24);
     lies!(FlowKey<V6>, 40, client 0, backend 16, client_port 32, backend_port 34, protocol 36, pad 37);
     lies!(Flow<V6>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
-        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, pad 68);
+        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, seat 68, turn 70, pad 71);
+    lies!(Seat<V6>, 48, taken 0, flow 8);
     lies!(ForwardKey<V6>, 40, client 0, published 16, client_port 32, published_port 34, protocol 36, pad 37);
     lies!(ReturnKey<V6>, 40, remote 0, local 16, remote_port 32, local_port 34, protocol 36, pad 37);
     lies!(Return<V6>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);
@@ -85,7 +88,8 @@ fn words_are_octets() {
     lies!(Route<W>, 28, ifindex 0, source 4, flags 20, mtu 24);
     lies!(FlowKey<W>, 40, client 0, backend 16, client_port 32, backend_port 34, protocol 36, pad 37);
     lies!(Flow<W>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
-        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, pad 68);
+        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, seat 68, turn 70, pad 71);
+    lies!(Seat<W>, 48, taken 0, flow 8);
     lies!(ForwardKey<W>, 40, client 0, published 16, client_port 32, published_port 34, protocol 36, pad 37);
     lies!(ReturnKey<W>, 40, remote 0, local 16, remote_port 32, local_port 34, protocol 36, pad 37);
     lies!(Return<W>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);

@@ -162,7 +162,7 @@ pub fn open<A: Address>(
         Some(false) => tables.half_open().remove(&flow_key),
         None => {}
     }
-    let flow = flow(present, service, seen, key, backend, record.flags);
+    let flow = flow(present, service, seen, key, backend, record);
     if !tables.half_open().create(&flow_key, &flow) {
         return Delivery::default();
     }

@@ -6,13 +6,13 @@ use super::{
     notice::{notice_in, notice_out},
     piece::{piece_in, piece_out, remember},
     published::{self, Chosen},
-    resolve,
+    resolve, seat,
 };
 use crate::{
     abi::{
         Address, BackendRef, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey, FLOW_FROM_CONTAINER, Limit,
-        ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED, Service, ServiceKey,
-        SourceKey, TCP, UDP,
+        ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED, Service,
+        ServiceKey, SourceKey, TCP, UDP,
     },
     packet::{self, Family, Ip, Packet, Tuple, notice::Quoted},
 };
@@ -129,6 +129,8 @@ pub enum Next {
     Choose,
     /// [`evade`] says.
     Evade,
+    /// [`seat::take`] says.
+    Seat,
     /// [`open`] says.
     Open,
     /// [`notice_in`] or [`notice_out`] says.
@@ -282,6 +284,7 @@ fn finish<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Wo
             Next::Meter => limit::meter(node, present.now, work),
             Next::Choose => choose(node, present, work),
             Next::Evade => evade(node, present, work),
+            Next::Seat => seat::take(node, present, work),
             Next::Open => open(node, present, work),
         }
     }
@@ -451,14 +454,21 @@ pub fn admit<A: Address, N: Node<A>>(node: &N, work: &mut Work<A>) {
 #[inline(always)]
 pub fn choose<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     let free = published::choose(node, present, &work.service, &work.seen, work.owner, &mut work.chosen);
-    work.next = if free { Next::Open } else { Next::Evade };
+    work.next = if free { chosen(work) } else { Next::Evade };
+}
+
+/// What is still to be asked of a flow when it is known whom it goes to.
+#[inline(always)]
+fn chosen<A: Address>(work: &Work<A>) -> Next {
+    let seated = work.service.flags & SERVICE_SEATED != 0 && work.owner.id == 0;
+    if seated && work.chosen.backend.exists() { Next::Seat } else { Next::Open }
 }
 
 /// Which other backend it gets, or source port, when another conversation has its place.
 #[inline(always)]
 pub fn evade<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     published::evade(node, present, &work.service, &work.seen, work.owner, &mut work.chosen);
-    work.next = Next::Open;
+    work.next = chosen(work);
 }
 
 /// Makes the records of a flow that begins.

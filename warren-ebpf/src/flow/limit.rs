@@ -99,7 +99,8 @@ impl Measure {
     #[inline(always)]
     fn first(self, now: u64) -> Client {
         let even = if self.spacing == 0 { 0 } else { after(0, now, self.spacing, self.burst) };
-        if self.packets { Client { flows: 0, packets: even } } else { Client { flows: even, packets: 0 } }
+        let (flows, packets) = if self.packets { (0, even) } else { (even, 0) };
+        Client { flows, packets, seats: 0 }
     }
 }
 
@@ -149,16 +150,22 @@ enum Answer {
     Stranger,
 }
 
-/// Takes one of what the sender of a packet has.
+/// The sender of a packet to a published port.
 #[inline(always)]
-fn ask<A: Address, N: Node<A>>(node: &N, now: u64, packet: bool, work: &Work<A>) -> Answer {
-    let key = ClientKey {
+pub(super) fn client<A: Address>(work: &Work<A>) -> ClientKey {
+    ClientKey {
         service: work.service.id,
         port: work.seen.tuple.destination_port,
         protocol: work.seen.protocol,
         pad: 0,
         network: work.seen.tuple.source.network(),
-    };
+    }
+}
+
+/// Takes one of what the sender of a packet has.
+#[inline(always)]
+fn ask<A: Address, N: Node<A>>(node: &N, now: u64, packet: bool, work: &Work<A>) -> Answer {
+    let key = client(work);
     let measure = Measure::new(&node.limit(key.service), packet);
     match node.clients().apply(&key, Take { tables: node, measure, now, family: PhantomData }) {
         Some(true) => return Answer::Granted,

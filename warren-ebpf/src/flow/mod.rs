@@ -14,6 +14,7 @@ pub mod notice;
 pub mod piece;
 pub mod published;
 mod record;
+pub mod seat;
 pub mod tcp;
 pub mod udp;
 mod verdict;
@@ -24,7 +25,8 @@ mod tests;
 use crate::{
     abi::{
         Address, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
-        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Piece, PieceKey, Return, ReturnKey, UDP,
+        Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Piece, PieceKey, Return, ReturnKey, Seat,
+        SeatKey, UDP,
     },
     packet::{Ip, Segment, Tuple},
 };
@@ -78,6 +80,8 @@ pub trait Tables<A: Address> {
     fn egress(&self) -> &impl Table<EgressKey<A>, Egress<A>>;
     /// `FRAG4`.
     fn pieces(&self) -> &impl Table<PieceKey<A>, Piece<A>>;
+    /// `SEAT4`.
+    fn seats(&self) -> &impl Table<SeatKey, Seat<A>>;
     /// A row of `BACKEND`.
     fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R>;
     /// A row of `MAGLEV`; all zero past the end.

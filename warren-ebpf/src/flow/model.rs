@@ -16,8 +16,8 @@ use super::{
 use crate::{
     abi::{
         Address, Backend, BackendRef, Client, ClientKey, Config, Egress, EgressKey, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Service, ServiceKey, SourceKey,
-        capacity,
+        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey, Service, ServiceKey,
+        SourceKey, capacity,
     },
     packet::{
         Bytes, Family, Tuple,
@@ -135,6 +135,8 @@ pub struct Model<A: Address = V4> {
     pub limits: HashMap<u32, Limit>,
     /// `CLIENT4`.
     pub clients: Lru<ClientKey, Client>,
+    /// `SEAT4`.
+    pub seats: Lru<SeatKey, Seat<A>>,
     /// The family's row of `GATE`.
     pub gate: Cell<u64>,
     /// `FLOW_NEW4`.
@@ -172,6 +174,7 @@ impl<A: Address> Model<A> {
             denied: Vec::new(),
             limits: HashMap::new(),
             clients: Lru::new(if A::OPTIONAL { capacity::CLIENTS6 } else { capacity::CLIENTS }),
+            seats: Lru::new(if A::OPTIONAL { capacity::SEATS6 } else { capacity::SEATS }),
             gate: Cell::new(0),
             flow_new: Lru::new(half_open),
             flow_est: Lru::new(established),
@@ -249,6 +252,10 @@ impl<A: Address> Tables<A> for Model<A> {
 
     fn pieces(&self) -> &impl Table<PieceKey<A>, Piece<A>> {
         &self.pieces
+    }
+
+    fn seats(&self) -> &impl Table<SeatKey, Seat<A>> {
+        &self.seats
     }
 
     fn backend<R>(&self, id: u32, f: impl FnOnce(&Backend) -> R) -> Option<R> {

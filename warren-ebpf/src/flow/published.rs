@@ -18,14 +18,14 @@ use super::{
     balance::{candidate, keeps},
     expired,
     record::{client_hash, delivery, flow, flow_key, forward_key, record, same},
-    resolve,
+    resolve, seat,
     tcp::{self, Side},
     touch, udp,
 };
 use crate::{
     abi::{
         Address, BACKEND_UP, BackendRef, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET, Flow,
-        FlowKey, Forward, ForwardKey, Service, UDP,
+        FlowKey, Forward, ForwardKey, SERVICE_SEATED, Service, UDP,
     },
     packet::{ACK, RST, Segment, Tuple},
 };
@@ -195,7 +195,7 @@ fn follow<A: Address>(
                 None if seen.segment.pure_syn() => Step::Gone,
                 // The tracking record was evicted: the forward record knows it all.
                 None => {
-                    let mut flow = flow(present, service, seen, key, &backend, record.flags);
+                    let mut flow = flow(present, service, seen, key, &backend, record);
                     if established {
                         flow.state = FLOW_ESTABLISHED;
                         tables.established().insert(&flow_key, &flow);
@@ -219,6 +219,9 @@ fn follow<A: Address>(
                 tables.established_forwards().insert(key, record);
                 tables.half_open().remove(&flow_key);
                 tables.half_open_forwards().remove(key);
+                if record.seat != 0 {
+                    seat::keep(tables, service, key, record.seat);
+                }
             }
         }
     }
@@ -294,8 +297,11 @@ pub fn recall<A: Address>(
     if !backend.serves() {
         return Delivery::default();
     }
-    let record = record(service, key, &backend, origin);
+    let mut record = record(service, key, &backend, origin);
     let flow_key = flow_key(present, key, &backend, &record);
+    if service.flags & SERVICE_SEATED != 0 {
+        seat::recall(tables, &flow_key, &mut record);
+    }
     let advance = Advance {
         present,
         key,

@@ -49,7 +49,8 @@ pub(super) fn record<A: Address>(
         backend_port: service.target,
         client_port: key.client_port,
         flags,
-        pad: [0; 3],
+        turn: 0,
+        seat: 0,
     }
 }
 
@@ -77,7 +78,7 @@ pub(super) fn flow<A: Address>(
     seen: &Seen<A>,
     key: &ForwardKey<A>,
     backend: &Resolved<A>,
-    flags: u8,
+    record: &Forward,
 ) -> Flow<A> {
     Flow {
         last_seen: present.now,
@@ -89,9 +90,11 @@ pub(super) fn flow<A: Address>(
         published_port: key.published_port,
         client_port: key.client_port,
         state: FLOW_OPENING,
-        flags,
+        flags: record.flags,
         mtu: 0,
         expected: if key.protocol == UDP { second(present.now) } else { 0 },
+        seat: record.seat,
+        turn: record.turn,
         pad: 0,
     }
 }

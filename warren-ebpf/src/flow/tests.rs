@@ -28,6 +28,7 @@ mod notices;
 mod pieces;
 mod publishing;
 mod random;
+mod seats;
 mod sources;
 mod spoofing;
 mod verdicts;

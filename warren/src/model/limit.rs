@@ -36,9 +36,14 @@ pub struct ClientLimits {
     pub conn_rate: Option<Rate>,
     /// Packets.
     pub packet_rate: Option<Rate>,
+    /// TCP connections and UDP flows at a time, 1–[`ClientLimits::MOST_CONNS`].
+    pub conns: Option<u32>,
 }
 
 impl ClientLimits {
+    /// Of more a node could not keep count for several clients.
+    pub const MOST_CONNS: u32 = 4096;
+
     /// Whether there is one.
     #[must_use]
     pub fn any(&self) -> bool {

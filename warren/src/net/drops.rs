@@ -135,6 +135,7 @@ fn meaning(reason: Reason) -> &'static str {
         Reason::FlowRate => "a client began more connections than `--limit-conn-rate` allows",
         Reason::PacketRate => "a client sent more packets than `--limit-pps` allows",
         Reason::Newcomers => "more clients came to ports with limits at once than the node keeps count of",
+        Reason::Connections => "a client had as many connections as `--limit-conns` allows",
     }
 }
 

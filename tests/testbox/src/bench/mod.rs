@@ -8,6 +8,7 @@
 mod client;
 mod datagrams;
 mod epoll;
+pub mod flood;
 pub mod server;
 
 use std::{
@@ -70,6 +71,7 @@ pub fn run(target: Target, measures: &str, seconds: f64) -> Outcome {
             "bulk" => client::bulk(target, span),
             "udp" => flows.flood(span),
             "urr" => flows.ping_pong(span),
+            "pace" => flows.paced(span),
             other => Err(format!("\"{other}\" is no measure")),
         }
         .map_err(|e| format!("{measure}: {e}"))?;

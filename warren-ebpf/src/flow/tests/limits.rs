@@ -138,6 +138,7 @@ fn limit<A: Family>(node: &mut Model<A>, port: u16, protocol: u8, flows: (u32, u
         flow_burst: flows.1,
         packet_spacing: spacing(packets.0),
         packet_burst: packets.1,
+        connections: 0,
     };
     node.limits.insert(service.id, limit);
 }

@@ -30,6 +30,7 @@ pub(super) fn spec(s: &ServiceSpec) -> Value {
     json["limits"] = json!({
         "conn_rate": s.limits.conn_rate.map(rate),
         "packet_rate": s.limits.packet_rate.map(rate),
+        "conns": s.limits.conns,
     });
     json
 }

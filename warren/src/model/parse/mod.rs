@@ -23,7 +23,7 @@ pub use health::{header, health_command, statuses};
 pub use network::network;
 pub use numbers::{cpus, duration, seconds, size, swap};
 pub use port::{Ports, Run, written};
-pub use rate::rate;
+pub use rate::{conns, rate};
 pub use security::{SecurityOption, capability, sysctl};
 pub use signal::{signal, signal_name};
 

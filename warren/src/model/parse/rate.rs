@@ -1,7 +1,7 @@
-//! Rates.
+//! Rates, and numbers at a time.
 
 use super::bad;
-use crate::model::{Rate, validate::Invalid};
+use crate::model::{ClientLimits, Rate, validate::Invalid};
 
 /// So many a second, and how many at once: `RATE[/BURST]`; a second's worth at once when that is not
 /// said. `none`, 0 and nothing are no rate.
@@ -30,9 +30,40 @@ pub fn rate(text: &str) -> Result<Option<Rate>, Invalid> {
     }
 }
 
+/// How many at a time, such as `20`, or `none`.
+///
+/// # Errors
+/// Says how it is written.
+pub fn conns(text: &str) -> Result<Option<u32>, Invalid> {
+    const MOST: u32 = ClientLimits::MOST_CONNS;
+    if matches!(text, "" | "0" | "none") {
+        return Ok(None);
+    }
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(n @ 1..=MOST) if digits => Ok(Some(n)),
+        _ => bad("number", text, &format!("write how many at a time, from 1 to {MOST}; or none")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_at_a_time() {
+        assert_eq!((conns("1"), conns("4096")), (Ok(Some(1)), Ok(Some(4096))));
+        for none in ["", "0", "none"] {
+            assert_eq!(conns(none), Ok(None));
+        }
+        for wrong in ["x", "-1", "+1", "1.5", "4097", "99999999999", "1/2", " 1"] {
+            let said = conns(wrong).unwrap_err().to_string();
+            assert!(
+                said.contains(wrong) && said.contains("from 1 to 4096") && !said.contains('\n'),
+                "{said}"
+            );
+        }
+    }
 
     #[test]
     fn rates() {

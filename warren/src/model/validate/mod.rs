@@ -20,9 +20,12 @@ pub use pool::{pool, pool6};
 pub use ports::{MAX_ALL_SOURCES, MAX_PORTS, MAX_SOURCES, conflict};
 pub use process::env_entry;
 
-use std::path::{Component, Path};
+use std::{
+    fmt::Display,
+    path::{Component, Path},
+};
 
-use super::{Rate, ServiceSpec, TaskSpec};
+use super::{ClientLimits, Rate, ServiceSpec, TaskSpec};
 
 /// Most replicas one service may ask for.
 pub const MAX_REPLICAS: u32 = 10_000;
@@ -76,13 +79,25 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
 }
 
 fn limits(spec: &ServiceSpec) -> Result<(), Invalid> {
-    let named = [("--limit-conn-rate", spec.limits.conn_rate), ("--limit-pps", spec.limits.packet_rate)];
-    for (flag, rate) in named {
+    let ClientLimits { conn_rate, packet_rate, conns } = spec.limits;
+    let unpublished = |flag: &str, value: &dyn Display| {
+        no(format!(
+            "{flag} {value} limits clients of published ports and none is published: publish one, or set it to none"
+        ))
+    };
+    if let Some(conns) = conns {
+        if spec.publish.is_empty() {
+            return unpublished("--limit-conns", &conns);
+        }
+        let most = ClientLimits::MOST_CONNS;
+        if !(1..=most).contains(&conns) {
+            return no(format!("bad number {conns} in --limit-conns: it is from 1 to {most}"));
+        }
+    }
+    for (flag, rate) in [("--limit-conn-rate", conn_rate), ("--limit-pps", packet_rate)] {
         let Some(rate) = rate else { continue };
         if spec.publish.is_empty() {
-            return no(format!(
-                "{flag} {rate} limits clients of published ports and none is published: publish one, or set it to none"
-            ));
+            return unpublished(flag, &rate);
         }
         let possible = 1..=Rate::MOST;
         if !possible.contains(&rate.per_second) || !possible.contains(&rate.burst) {

@@ -234,6 +234,9 @@ fn every_rule_has_its_sentence() {
             |s| s.limits.conn_rate = Some(Rate { per_second: 1, burst: 1 }),
             "--limit-conn-rate 1/1 limits clients of",
         ),
+        (|s| s.limits.conns = Some(1), "--limit-conns 1 limits clients of"),
+        (|s| seated(s, 0), "bad number 0 in --limit-conns"),
+        (|s| seated(s, 4097), "from 1 to 4096"),
         (|s| limited(s, 0, 1), "bad rate 0/1 in --limit-pps"),
         (|s| limited(s, 1, 0), "bad rate 1/0 in --limit-pps"),
         (|s| limited(s, 1_000_001, 1), "from 1 to 1000000"),
@@ -261,6 +264,11 @@ fn every_rule_has_its_sentence() {
 fn limited(s: &mut ServiceSpec, per_second: u32, burst: u32) {
     s.publish = vec!["80:80".parse().unwrap()];
     s.limits.packet_rate = Some(Rate { per_second, burst });
+}
+
+fn seated(s: &mut ServiceSpec, conns: u32) {
+    s.publish = vec!["80:80".parse().unwrap()];
+    s.limits.conns = Some(conns);
 }
 
 fn probe(s: &mut ServiceSpec, change: fn(&mut HttpProbe)) {

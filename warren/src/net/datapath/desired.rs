@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_DENY,
-    CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED, Service,
-    ServiceKey, capacity, map,
+    CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED,
+    Service, ServiceKey, capacity, map,
 };
 
 use super::{
@@ -197,7 +197,9 @@ fn limit(limits: &ClientLimits) -> (Limit, u16) {
     let (packet_spacing, packet_burst) = measure(limits.packet_rate);
     let asked = if limits.any() { SERVICE_LIMITED } else { 0 };
     let paced = if limits.packet_rate.is_some() { SERVICE_PACED } else { 0 };
-    (Limit { flow_spacing, flow_burst, packet_spacing, packet_burst }, asked | paced)
+    let seated = if limits.conns.is_some() { SERVICE_SEATED } else { 0 };
+    let connections = limits.conns.unwrap_or(0);
+    (Limit { flow_spacing, flow_burst, packet_spacing, packet_burst, connections }, asked | paced | seated)
 }
 
 fn routes(view: &View<'_>, desired: &mut Contents) {

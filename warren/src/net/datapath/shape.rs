@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey,
     Forward, ForwardKey, Gate, Layout, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, SEED, Schema,
-    Scratch, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity, map, mix,
+    Scratch, Seat, SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity, map,
+    mix,
 };
 
 use super::sys::MapInfo;
@@ -146,12 +147,14 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::CLIENT4, LRU_HASH, of::<ClientKey>(), of::<Client>(), n(capacity::CLIENTS)),
         shape(map::CLIENT6, LRU_HASH, of::<ClientKey>(), of::<Client>(), n(capacity::CLIENTS6).max(least)),
         shape(map::GATE, ARRAY, index, of::<Gate>(), 2),
+        shape(map::SEAT4, LRU_HASH, of::<SeatKey>(), of::<Seat<V4>>(), n(capacity::SEATS).max(least)),
+        shape(map::SEAT6, LRU_HASH, of::<SeatKey>(), of::<Seat<V6>>(), n(capacity::SEATS6).max(least)),
     ]
 }
 
 /// Maps whose contents only the programs know: carried over when their layout changes. All others
 /// are written by the agent.
-pub const FLOWS: [&str; 16] = [
+pub const FLOWS: [&str; 18] = [
     map::FLOW_NEW4,
     map::FLOW_EST4,
     map::FWD_NEW4,
@@ -168,6 +171,8 @@ pub const FLOWS: [&str; 16] = [
     map::MASQ_OUT6,
     map::SOCK6,
     map::SOCK_UDP6,
+    map::SEAT4,
+    map::SEAT6,
 ];
 
 /// Makes a flow table's record of an older layout into one of this build.

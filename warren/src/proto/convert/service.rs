@@ -65,14 +65,14 @@ impl TryFrom<v1::PortSpec> for PortSpec {
 impl From<ClientLimits> for v1::ClientLimits {
     fn from(l: ClientLimits) -> Self {
         let rate = |r: Rate| client_limits::Rate { per_second: r.per_second, burst: r.burst };
-        Self { conn_rate: l.conn_rate.map(rate), packet_rate: l.packet_rate.map(rate) }
+        Self { conn_rate: l.conn_rate.map(rate), packet_rate: l.packet_rate.map(rate), conns: l.conns }
     }
 }
 
 impl From<v1::ClientLimits> for ClientLimits {
     fn from(l: v1::ClientLimits) -> Self {
         let rate = |r: client_limits::Rate| Rate { per_second: r.per_second, burst: r.burst };
-        Self { conn_rate: l.conn_rate.map(rate), packet_rate: l.packet_rate.map(rate) }
+        Self { conn_rate: l.conn_rate.map(rate), packet_rate: l.packet_rate.map(rate), conns: l.conns }
     }
 }
 

@@ -241,8 +241,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn limits()(conn_rate in option::of(rate()), packet_rate in option::of(rate())) -> ClientLimits {
-        ClientLimits { conn_rate, packet_rate }
+    fn limits()(
+        conn_rate in option::of(rate()), packet_rate in option::of(rate()), conns: Option<u32>,
+    ) -> ClientLimits {
+        ClientLimits { conn_rate, packet_rate, conns }
     }
 }
 

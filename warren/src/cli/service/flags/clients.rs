@@ -15,11 +15,22 @@ pub(super) struct Clients {
     /// limit.
     #[arg(long, value_name = "RATE[/BURST]", value_parser = limit)]
     limit_pps: Option<Limit>,
+    /// Most connections (of UDP: flows) at a time; none for no limit.
+    #[arg(long, value_name = "N", value_parser = number)]
+    limit_conns: Option<Number>,
 }
 
 /// A limit that was named; none lifts it.
 #[derive(Debug, Clone, Copy)]
 struct Limit(Option<Rate>);
+
+/// The same of a number at a time.
+#[derive(Debug, Clone, Copy)]
+struct Number(Option<u32>);
+
+fn number(text: &str) -> Result<Number, Invalid> {
+    parse::conns(text).map(Number)
+}
 
 fn limit(text: &str) -> Result<Limit, Invalid> {
     parse::rate(text).map(Limit)
@@ -32,6 +43,9 @@ impl Clients {
         }
         if let Some(Limit(rate)) = self.limit_pps {
             limits.packet_rate = rate;
+        }
+        if let Some(Number(conns)) = self.limit_conns {
+            limits.conns = conns;
         }
     }
 }

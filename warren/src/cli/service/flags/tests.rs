@@ -191,7 +191,8 @@ fn each_flag_sets_its_field_and_nothing_else() {
         "-p 8080:80 --limit-pps 1000/50",
         &[r#"limits.packet_rate = {"burst":50,"per_second":1000}"#, published],
     );
-    sets("--limit-pps none --limit-conn-rate 0", &[]);
+    sets("-p 8080:80 --limit-conns 20", &["limits.conns = 20", published]);
+    sets("--limit-pps none --limit-conn-rate 0 --limit-conns none", &[]);
     sets("--memory 64m --memory-swap -1", &["resources.memory = 67108864", "resources.memory_swap = -1"]);
     sets("", &[]);
 }
@@ -254,13 +255,17 @@ fn an_update_replaces_what_is_named_and_takes_back_what_is_empty() {
         serde_json::json!({"url": "http://:81/b", "method": "HEAD", "headers": ["A: b"], "statuses": ["200"]})
     );
     assert_eq!(updated("--no-healthcheck", "--no-healthcheck=false"), plain());
-    let limited = "-p 8080:80 --limit-conn-rate 5 --limit-pps 7";
+    let limited = "-p 8080:80 --limit-conn-rate 5 --limit-pps 7 --limit-conns 3";
     assert_eq!(
         updated(limited, "--limit-pps 9/1").limits.conn_rate,
         created(limited).unwrap().limits.conn_rate
     );
     assert_eq!(
-        updated(limited, "--limit-pps none --limit-conn-rate ''"),
+        updated(limited, "--limit-conns 4").limits,
+        created("-p 8080:80 --limit-conn-rate 5 --limit-pps 7 --limit-conns 4").unwrap().limits
+    );
+    assert_eq!(
+        updated(limited, "--limit-pps none --limit-conns 0 --limit-conn-rate ''"),
         created("-p 8080:80").unwrap(),
         "none and nothing lift a limit"
     );

@@ -1,6 +1,8 @@
 //! Limits of clients and deny lists: what is written, and in which order.
 
-use warren_ebpf::abi::{CONFIG_DENY, CONFIG_ENABLED, Config, Limit, SERVICE_LIMITED, SERVICE_PACED, map};
+use warren_ebpf::abi::{
+    CONFIG_DENY, CONFIG_ENABLED, Config, Limit, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED, map,
+};
 
 use super::{
     super::{
@@ -21,7 +23,7 @@ fn limits_come_before_the_ports_that_name_them_and_go_after_them() {
     let limit = |node: &Node| node.current.get::<u32, Limit>(map::LIMIT, &9);
     let limits = |node: &mut Node, conn: Option<u32>, packets: Option<u32>| {
         let rate = |n: Option<u32>| n.map(|n| Rate { per_second: n, burst: 2 * n });
-        let limits = ClientLimits { conn_rate: rate(conn), packet_rate: rate(packets) };
+        let limits = ClientLimits { conn_rate: rate(conn), packet_rate: rate(packets), conns: None };
         node.assignment.as_mut().unwrap().services[0].limits = limits;
     };
     let touched = |changes: &[Change]| -> Vec<&'static str> {
@@ -37,7 +39,13 @@ fn limits_come_before_the_ports_that_name_them_and_go_after_them() {
     limits(&mut node, Some(100), None);
     let changes = node.pass();
     assert_eq!(touched(&changes).first(), Some(&map::LIMIT), "the row, then what names it");
-    let row = Limit { flow_spacing: 10_000_000, flow_burst: 200, packet_spacing: 0, packet_burst: 0 };
+    let row = Limit {
+        flow_spacing: 10_000_000,
+        flow_burst: 200,
+        packet_spacing: 0,
+        packet_burst: 0,
+        connections: 0,
+    };
     assert_eq!((flags(&node), limit(&node)), (Some(SERVICE_LIMITED), Some(row)));
     assert_eq!(node.service(9090, [127, 0, 0, 1]).map(|s| s.flags), Some(SERVICE_LIMITED), "each port");
 
@@ -49,6 +57,18 @@ fn limits_come_before_the_ports_that_name_them_and_go_after_them() {
     // Another number alone: nothing but its row.
     limits(&mut node, Some(50), Some(1000));
     assert_eq!(touched(&node.pass()), [map::LIMIT]);
+
+    // A number at a time beside them, and alone.
+    node.assignment.as_mut().unwrap().services[0].limits.conns = Some(7);
+    node.pass();
+    let all = SERVICE_LIMITED | SERVICE_PACED | SERVICE_SEATED;
+    assert_eq!(flags(&node), Some(all));
+    assert_eq!(limit(&node).map(|l| (l.connections, l.flow_burst)), Some((7, 100)));
+    node.assignment.as_mut().unwrap().services[0].limits =
+        ClientLimits { conns: Some(8), ..ClientLimits::default() };
+    node.pass();
+    assert_eq!(flags(&node), Some(SERVICE_LIMITED | SERVICE_SEATED));
+    assert_eq!(limit(&node), Some(Limit { connections: 8, ..Limit::default() }));
 
     // Until something is heard, all stays as it is.
     let assignment = node.assignment.take();
