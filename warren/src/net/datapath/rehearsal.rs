@@ -138,11 +138,10 @@ impl Stage {
         })
     }
 
-    /// The same with the live maps alone, as if the packet had come: for comparison.
+    /// An instance on the live maps alone, with which packets have their effect: for comparison.
     #[cfg(test)]
-    pub fn perform(&self, entrance: &Entrance) -> Result<(i32, Vec<u8>), NetError> {
-        let (action, frame, _) = run(&mut self.instance(None)?, entrance)?;
-        Ok((action, frame))
+    pub fn in_earnest(&self) -> Result<InEarnest, NetError> {
+        self.instance(None).map(InEarnest)
     }
 
     /// The programs, not yet loaded. With rows, whatever they write is in maps of their own, with room for
@@ -171,13 +170,28 @@ impl Stage {
     }
 }
 
+/// See [`Stage::in_earnest`].
+#[cfg(test)]
+#[derive(Debug)]
+pub struct InEarnest(Ebpf);
+
+#[cfg(test)]
+impl InEarnest {
+    /// What the program returns, and the packet as it leaves it.
+    pub fn perform(&mut self, entrance: &Entrance) -> Result<(i32, Vec<u8>), NetError> {
+        run(&mut self.0, entrance).map(|(action, frame, _)| (action, frame))
+    }
+}
+
 fn run(ebpf: &mut Ebpf, entrance: &Entrance) -> Result<(i32, Vec<u8>, [u8; 8]), NetError> {
     let name = entrance.program;
     let program: &mut SchedClassifier = ebpf
         .program_mut(name)
         .and_then(|p| p.try_into().ok())
         .ok_or_else(|| NetError::ForeignObject { map: name.to_owned() })?;
-    program.load().map_err(|e| NetError::program(name, e))?;
+    if program.fd().is_err() {
+        program.load().map_err(|e| NetError::program(name, e))?;
+    }
     // `struct __sk_buff`: the device is all that is said of the packet besides its bytes.
     let mut context = [0u8; 192];
     context[40..44].copy_from_slice(&entrance.ifindex.to_ne_bytes());

@@ -400,3 +400,118 @@ fn rate(spacing: u32, burst: u32, of: &str) -> String {
     let per_second = f64::from(1_000_000_000) / f64::from(spacing.max(1));
     format!("{per_second:.0} {of} a second, {burst} at once")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Question, *};
+
+    fn facts(place: Place) -> Facts {
+        let question = Question {
+            protocol: Protocol::Tcp,
+            source: "192.0.2.9:4000".parse().unwrap(),
+            destination: "198.51.100.7:80".parse().unwrap(),
+            flags: SYN,
+            size: 0,
+            from: None,
+        };
+        Facts {
+            question,
+            place,
+            enabled: true,
+            tag: "11".into(),
+            running_tag: "11".into(),
+            done: Some(Done {
+                end: End::Passed,
+                reason: None,
+                shown: None,
+                to: 0,
+                mtu: 0,
+                owned: false,
+                chosen: None,
+                masqueraded: false,
+                born: 0,
+            }),
+            denied: None,
+            to_node: true,
+            from_node: false,
+            behind: None,
+            neighbour: None,
+            port: None,
+            in_range: false,
+            record: None,
+            route: None,
+            devices: [(7, ("eth0".to_owned(), 1500))].into(),
+        }
+    }
+
+    fn device(bare: bool) -> Place {
+        Place::Device { index: 7, name: "eth0".into(), mac: [0; 6], bare }
+    }
+
+    fn told(facts: &Facts) -> String {
+        tell(facts).steps.iter().map(|s| format!("{}: {}\n", s.what, s.said)).collect()
+    }
+
+    #[test]
+    fn which_program_was_asked_is_said() {
+        let same = facts(device(false));
+        assert!(told(&same).contains("node_in_l2 (tag 11) on eth0: the very one"));
+        let other = Facts { running_tag: "22".into(), ..facts(device(false)) };
+        assert!(told(&other).contains("on eth0 runs one of ANOTHER BUILD (tag 22)"));
+        let filter = Facts { running_tag: String::new(), ..facts(device(false)) };
+        assert!(told(&filter).contains("does not tell its tag"));
+        let bare = facts(device(true));
+        assert!(told(&bare).contains("node_in_l3 on eth0, tried as node_in_l2"));
+        assert_eq!(tell(&bare).program, program::NODE_IN_L3);
+    }
+
+    #[test]
+    fn what_is_not_switched_on_decides_nothing() {
+        let off = Facts { enabled: false, ..facts(device(false)) };
+        let told = told(&off);
+        assert!(told.contains("not yet switched on") && !told.contains("published"), "{told}");
+        assert!(told.ends_with("verdict: left to the node's own stack, as it is\n"), "{told}");
+    }
+
+    #[test]
+    fn a_record_is_told_with_its_age() {
+        let record = Record {
+            kind: Kind::Forward,
+            state: Some("established"),
+            idle_ms: 61_234,
+            over: false,
+            backend: "web.1 (t)".into(),
+            lives: true,
+        };
+        assert_eq!(state(&record), "established, last packet 1m 1s ago");
+        assert_eq!(
+            state(&Record { over: true, ..record.clone() }),
+            "established, last packet 1m 1s ago, run out"
+        );
+        assert_eq!(
+            state(&Record { state: None, ..record.clone() }),
+            "the half that names the backend is left"
+        );
+        let port = Port {
+            name: "*:80/tcp of service web".into(),
+            sources: None,
+            backends: vec![("web.1 (t)".into(), "up")],
+            limit: Default::default(),
+            limited: false,
+            paced: false,
+        };
+        let gone = Facts {
+            port: Some(port),
+            record: Some(Record { lives: false, ..record }),
+            question: Question { flags: ACK, ..facts(device(false)).question },
+            ..facts(device(false))
+        };
+        assert!(told(&gone).contains("flow: known, but its backend is gone (web.1 (t))"));
+    }
+
+    #[test]
+    fn rates_are_told_as_they_were_asked_for() {
+        assert_eq!(rate(10_000_000, 200, "packets"), "100 packets a second, 200 at once");
+        assert_eq!(rate(1_000_000_000, 1, "new flows"), "1 new flows a second, 1 at once");
+    }
+}
