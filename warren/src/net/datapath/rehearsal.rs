@@ -26,23 +26,19 @@ use super::{
     sys::{RawMap, from_bytes, program_info},
 };
 
-/// What decisions about packets are made from that the programs write themselves.
-const COPIED: [&str; 15] = [
-    map::FLOW_NEW4,
-    map::FLOW_EST4,
-    map::FWD_NEW4,
-    map::FWD_EST4,
-    map::MASQ_RET4,
-    map::MASQ_OUT4,
-    map::FLOW_NEW6,
-    map::FLOW_EST6,
-    map::FWD_NEW6,
-    map::FWD_EST6,
-    map::MASQ_RET6,
-    map::MASQ_OUT6,
-    map::CLIENT4,
-    map::CLIENT6,
-    map::GATE,
+/// What the programs write themselves and no decision about a packet that is tried is made from: it is no
+/// fragment, and of no socket.
+const IDLE: [&str; 10] = [
+    map::SCHEMA,
+    map::FRAG4,
+    map::FRAG6,
+    map::SOCK4,
+    map::SOCK6,
+    map::SOCK_UDP4,
+    map::SOCK_UDP6,
+    map::DROPS,
+    map::EVENTS,
+    map::SCRATCH,
 ];
 
 /// The live maps, and where they are.
@@ -96,7 +92,8 @@ impl Stage {
         concerns: impl Fn(&str, &[u8]) -> bool,
     ) -> Result<Rehearsed, NetError> {
         let mut before = BTreeMap::new();
-        for name in COPIED {
+        let written = |name: &&str| !WRITTEN.contains(name) && !IDLE.contains(name);
+        for name in self.shapes.iter().map(|s| s.name).filter(written) {
             let mut rows = Rows::new();
             if name.ends_with(if entrance.family == 4 { '6' } else { '4' }) {
                 before.insert(name, rows);
@@ -214,7 +211,7 @@ fn run(ebpf: &mut Ebpf, entrance: &Entrance) -> Result<(i32, Vec<u8>, [u8; 8]), 
 fn taken(ebpf: &mut Ebpf, name: &str) -> Result<RawMap, NetError> {
     let foreign = || NetError::ForeignObject { map: name.to_owned() };
     let map = ebpf.map(name).ok_or_else(foreign)?;
-    let (Map::Array(data) | Map::LruHashMap(data) | Map::PerCpuArray(data)) = map else {
+    let (Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data)) = map else {
         return Err(foreign());
     };
     let fd: BorrowedFd<'_> = data.fd().as_fd();
@@ -242,4 +239,26 @@ fn dropped(counters: &RawMap) -> std::io::Result<Option<Reason>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::datapath::shape::shapes;
+
+    #[test]
+    fn what_the_agent_writes_is_read_live_and_of_the_rest_the_tables_are_copied() {
+        assert!(IDLE.iter().all(|m| !WRITTEN.contains(m)));
+        let copied: Vec<_> = shapes(1 << 30, 2)
+            .iter()
+            .map(|s| s.name)
+            .filter(|m| !IDLE.contains(m) && !WRITTEN.contains(m))
+            .collect();
+        for table in ["FLOW_NEW", "FLOW_EST", "FWD_NEW", "FWD_EST", "MASQ_RET", "MASQ_OUT", "CLIENT"] {
+            for family in [4, 6] {
+                assert!(copied.contains(&format!("{table}{family}").as_str()), "{table}{family}");
+            }
+        }
+        assert!(copied.contains(&map::GATE) && !copied.contains(&map::SVC4));
+    }
 }

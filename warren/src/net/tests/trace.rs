@@ -378,3 +378,30 @@ fn what_a_trace_says_is_what_happens() {
         site.agent.stop().await;
     });
 }
+
+#[test]
+#[ignore = "needs root"]
+fn filters_and_devices_without_link_header_can_be_asked_too() {
+    let world = World::new();
+    world.node_ip("tuntap add dev tun0 mode tun");
+    world.node_ip("address add 198.19.0.1/24 dev tun0");
+    world.node_ip("link set tun0 up");
+    world.node(move |config| async move {
+        let assignment = Some(web(&config, 1, 1, &["8080:80"]));
+        let agent = Agent::of_build(&config, assignment, build(), Hook::Clsact).await;
+        agent.handle.attach(task(1), &attachment(1)).await.unwrap();
+        agent.handle.serve(task(1), &attachment(1), Gate::Open).await.unwrap();
+        let ask = |line: &str| agent.handle.trace(packet(line, SYN, 0));
+        let t = ask("tcp 198.18.0.2:1 198.18.0.1:8080").await.unwrap();
+        assert_eq!((t.end, t.program, t.device.as_str()), (End::Container, program::NODE_IN_L2, "eth0"));
+        assert!(!t.tag.is_empty() && t.running_tag.is_empty(), "{t:?}");
+        // The route to the sender says where it comes in.
+        let t = ask("tcp 198.19.0.2:1 198.19.0.1:8080").await.unwrap();
+        assert_eq!((t.end, t.program, t.device.as_str()), (End::Container, program::NODE_IN_L3, "tun0"));
+        let said = &t.steps[0].said;
+        assert!(said.contains("tried as node_in_l2"), "{said}");
+        let t = ask("tcp 198.18.0.2:1 198.18.0.1:8080 tun0").await.unwrap();
+        assert_eq!((t.end, t.device.as_str()), (End::Container, "tun0"));
+        agent.stop().await;
+    });
+}

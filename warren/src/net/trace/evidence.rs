@@ -301,14 +301,19 @@ fn rehearse<A: Side>(
     let ends = [source.as_ref(), destination.as_ref()];
     let networks = [source.network(), destination.network()];
     let client = offset_of!(ClientKey, network);
+    let is = |k: &[u8], at: usize| k.get(at..at + size).is_some_and(|end| ends.contains(&end));
     stage.rehearse(entrance, |name, k| match name {
-        map::GATE => true,
-        map::CLIENT4 | map::CLIENT6 => networks.iter().any(|n| k[client..] == n[..]),
         // What a client sends, and what a remote answers, is found by both of its ends.
         map::FWD_NEW4 | map::FWD_EST4 | map::FWD_NEW6 | map::FWD_EST6 | map::MASQ_RET4 | map::MASQ_RET6 => {
-            ends.contains(&&k[..size])
+            is(k, 0)
         }
-        _ => ends.contains(&&k[..size]) || ends.contains(&&k[size..2 * size]),
+        map::MASQ_OUT4 | map::MASQ_OUT6 => is(k, 0) || is(k, size),
+        // What a client has is counted by its network.
+        map::FLOW_NEW4 | map::FLOW_EST4 | map::FLOW_NEW6 | map::FLOW_EST6 => {
+            is(k, 0) || is(k, size) || (!A::V4 && networks.iter().any(|n| k.starts_with(n)))
+        }
+        _ if k.len() < client + 8 => true,
+        _ => networks.iter().any(|n| k[client..].starts_with(n)),
     })
 }
 

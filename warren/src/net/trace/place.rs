@@ -45,7 +45,9 @@ pub(super) enum Place {
 const NODE: &str = "node";
 
 fn device(d: &Device) -> Place {
-    let mac = <[u8; 6]>::try_from(d.mac.as_slice()).unwrap_or_default();
+    // Whatever the device has for an address, the kernel compares this much of it.
+    let mut mac = [0; 6];
+    mac.iter_mut().zip(&d.mac).for_each(|(to, from)| *to = *from);
     Place::Device { index: d.index, name: d.name.clone(), mac, bare: d.layer == Layer::Ip }
 }
 
