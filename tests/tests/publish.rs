@@ -70,6 +70,15 @@ fn a_range_leads_each_port_to_its_own() -> Result<()> {
     for (port, status) in [(8090, REFUSED), (8091, 0), (8092, REFUSED), (8093, REFUSED)] {
         expect(client, None, &at(port), status)?;
     }
+    // What the datapath says of a packet to each.
+    let known = node.json(&["net", "flows"])?.as_array().map(Vec::len);
+    for (port, verdict, target) in [(8091, "container", ":81"), (8093, "passed", "")] {
+        let trace = node.json(&["net", "trace", "tcp", &client.v4.to_string(), &at(port)])?;
+        let to = trace["destination"].as_str().unwrap_or_default();
+        ensure!(trace["verdict"] == verdict && to.ends_with(target), "{trace}");
+        ensure!(trace["program"] == "node_in_l2" && trace["tag"] == trace["running_tag"], "{trace}");
+    }
+    ensure!(node.json(&["net", "flows"])?.as_array().map(Vec::len) == known, "a trace is no flow");
     node.ok(&["service", "update", "--publish-rm", "81", "--publish-add", "8093:81", "web"])?;
     ensure!(ports(node, "web")? == ["8090:80/tcp", "8092:82/tcp", "8093:81/tcp"]);
     eventually("the ports are as they should be", SOON, || {

@@ -14,6 +14,7 @@ const PORTS: u32 = 8;
 
 /// Whom a new flow goes to.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub struct Chosen<A> {
     /// The backend; nobody when there is none.
     pub backend: Resolved<A>,

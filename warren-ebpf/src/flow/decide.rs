@@ -87,6 +87,7 @@ impl<N> Clients<'_, N> {
 /// a stack of its own where that matters: a look, what the look leaves open ([`Next`]), and for what
 /// came from outside [`settle`].
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub struct Work<A: Address> {
     /// Its IP header; all zero when it was not understood (only with `Pass` and `Drop`).
     pub ip: Ip<A>,

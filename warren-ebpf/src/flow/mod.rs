@@ -103,6 +103,7 @@ pub trait Search<A: Address, T: Tables<A>> {
 
 /// A packet, as decisions see it.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub struct Seen<A> {
     /// Its ends.
     pub tuple: Tuple<A>,
@@ -192,6 +193,7 @@ pub fn resolve<A: Address>(tables: &impl Tables<A>, backend: BackendRef) -> Reso
 
 /// A backend.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub struct Resolved<A> {
     /// Its row and generation.
     pub backend: BackendRef,

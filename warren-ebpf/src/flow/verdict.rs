@@ -8,6 +8,7 @@ use crate::{
 
 /// What to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Action {
     /// Not ours: leave it as it is.
     Pass,
@@ -21,6 +22,7 @@ pub enum Action {
 
 /// What to do with a packet, and how. Flat, every field always set: see [`resolve`](super::resolve).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Verdict<A = V4> {
     /// What.
     pub action: Action,

@@ -29,6 +29,7 @@ const FRAGMENT6: u16 = 0xfff9;
 
 /// A network header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Ip<A> {
     /// Source address.
     pub source: A,
@@ -48,6 +49,7 @@ pub struct Ip<A> {
 
 /// What identifies a conversation within a pair of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Segment {
     /// Source port; the identifier of an echo request; 0 for an echo reply.
     pub source_port: u16,

@@ -5,6 +5,7 @@ use crate::abi::{TCP, UDP};
 
 /// Both ends of a packet. For ICMP echo see [`Segment`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
 pub struct Tuple<A> {
     /// Source address.
     pub source: A,

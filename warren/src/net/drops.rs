@@ -111,7 +111,7 @@ fn packets(counters: &RawMap, reason: Reason) -> io::Result<u64> {
     Ok(each.map(|c| c.packets).sum())
 }
 
-fn meaning(reason: Reason) -> &'static str {
+pub(super) fn meaning(reason: Reason) -> &'static str {
     match reason {
         Reason::Spoofed => "a container sent from an address that is not its own",
         Reason::Protocol => "a container sent something that is neither IP nor neighbour discovery",

@@ -112,6 +112,22 @@ pub enum NetError {
         /// How many.
         room: usize,
     },
+    /// A packet is to come in where nothing is.
+    #[error("nothing here is called {from}: a packet can come in by {places}")]
+    NoSuchPlace {
+        /// What was asked for.
+        from: String,
+        /// What there is.
+        places: String,
+    },
+    /// Nothing says by which device a packet comes in.
+    #[error("no route of this node leads to {address}: say with `--from` where it comes in: {places}")]
+    WhichPlace {
+        /// Its source.
+        address: std::net::IpAddr,
+        /// What there is.
+        places: String,
+    },
     /// The task has no link.
     #[error("task {0} is not attached to the network")]
     NotAttached(TaskId),

@@ -10,6 +10,7 @@ use super::{
     drops::{self, LastDrops},
     engine::Engine,
     report,
+    trace::{self, Question, Trace},
 };
 use crate::model::{Attachment, TaskId};
 
@@ -90,9 +91,28 @@ impl Handle {
         deny::change(&self.engine, add, remove).await
     }
 
+    /// What the datapath would do with a packet; nothing is changed by it.
+    pub async fn trace(&self, question: Question) -> Result<Trace, NetError> {
+        trace::trace(&self.engine, question).await
+    }
+
     /// Compares what should be with what is.
     pub async fn check(&self) -> Result<report::Check, NetError> {
         report::check(&self.engine).await
+    }
+
+    /// What packets are rehearsed with.
+    #[cfg(test)]
+    pub(super) fn stage(&self) -> super::datapath::rehearsal::Stage {
+        self.engine.state().loaded.stage()
+    }
+
+    /// Number and link-layer address of a device.
+    #[cfg(test)]
+    pub(super) fn device(&self, name: &str) -> (u32, [u8; 6]) {
+        let state = self.engine.state();
+        let device = state.host.device(name).expect("there is such a device");
+        (device.index, device.mac.as_slice().try_into().expect("an Ethernet address"))
     }
 
     /// Waits until the datapath has reached this generation.

@@ -29,6 +29,7 @@ mod reset;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -47,6 +48,7 @@ pub use owner::Listeners;
 pub use preflight::{Problem, pool_conflict, preflight};
 pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};
 pub use reset::reset;
+pub use trace::{End, LARGEST as LARGEST_TRACED, Protocol as TracedProtocol, Question, Step, Trace};
 
 /// Where a node's network lives.
 #[derive(Debug, Clone, PartialEq, Eq)]

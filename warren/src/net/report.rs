@@ -150,13 +150,7 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
                     task: *task,
                     address: if row4.is_some() { address } else { address6.unwrap_or(address) },
                     address6,
-                    state: match b.state {
-                        BACKEND_UP => "up",
-                        BACKEND_DRAINING => "draining",
-                        BACKEND_CLOSED => "closed",
-                        BACKEND_HELD => "held",
-                        _ => "empty",
-                    },
+                    state: state_name(b.state),
                     id: attachment.backend,
                     generation: attachment.generation,
                 })
@@ -174,6 +168,17 @@ pub(super) fn published(engine: &Engine) -> Vec<Published> {
         }
     }
     found
+}
+
+/// What a backend's state is called.
+pub(super) fn state_name(state: u8) -> &'static str {
+    match state {
+        BACKEND_UP => "up",
+        BACKEND_DRAINING => "draining",
+        BACKEND_CLOSED => "closed",
+        BACKEND_HELD => "held",
+        _ => "empty",
+    }
 }
 
 fn protocol(number: u8) -> &'static str {
@@ -215,10 +220,10 @@ type V4 = [u8; 4];
 type V6 = [u8; 16];
 
 /// A row as a flow: the flow, whose it is, when it was last seen, how long it lives.
-type Shown = (Flow, BackendRef, u64, u32);
+pub(super) type Shown = (Flow, BackendRef, u64, u32);
 
 /// Reads a row, its key and its value.
-type Read = fn(&[u8], &[u8]) -> Option<Shown>;
+pub(super) type Read = fn(&[u8], &[u8]) -> Option<Shown>;
 
 /// The maps that are shown as flows, and how a row of each is read.
 const FLOWS: [(&str, Read); 6] = [
@@ -262,14 +267,14 @@ pub(super) fn flows(engine: &Engine, limit: usize) -> Result<(Vec<Flow>, bool), 
     Ok((found, more))
 }
 
-type BackendRefKey = (u32, u32);
+pub(super) type BackendRefKey = (u32, u32);
 
-fn key(b: &BackendRef) -> BackendRefKey {
+pub(super) fn key(b: &BackendRef) -> BackendRefKey {
     (b.id, b.generation)
 }
 
 /// A row of `FLOW_*`.
-fn incoming<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
+pub(super) fn incoming<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
     let k: FlowKey<A> = from_bytes(k)?;
     let v: warren_ebpf::abi::Flow<A> = from_bytes(v)?;
     let (state, lifetime) = phase(k.protocol, v.state, v.state >= FLOW_REPLIED);
@@ -287,7 +292,7 @@ fn incoming<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
 }
 
 /// A row of `MASQ_RET*`.
-fn outgoing<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
+pub(super) fn outgoing<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
     let k: ReturnKey<A> = from_bytes(k)?;
     let v: Return<A> = from_bytes(v)?;
     let (state, lifetime) = phase(k.protocol, v.state, v.flags & MASQUERADE_REPLIED != 0);

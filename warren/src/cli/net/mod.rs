@@ -2,6 +2,7 @@
 
 mod deny;
 mod drops;
+mod trace;
 
 use clap::Subcommand;
 
@@ -20,6 +21,8 @@ pub(super) enum Verb {
     /// Networks whose clients published ports of this node never answer.
     #[command(subcommand)]
     Deny(deny::Verb),
+    /// Show what the datapath would do with a packet, and why; nothing is changed by it.
+    Trace(trace::TraceArgs),
     /// Compare what the datapath should hold with what it holds; fails when they differ.
     Check(CheckArgs),
 }
@@ -55,6 +58,7 @@ pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
         Verb::Flows(args) => flows(args, context).await,
         Verb::Drops(args) => drops::drops(args, context).await,
         Verb::Deny(verb) => deny::run(verb, context).await,
+        Verb::Trace(args) => trace::trace(args, context).await,
         Verb::Check(args) => check(args, context).await,
     }
 }

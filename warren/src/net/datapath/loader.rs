@@ -24,12 +24,13 @@ use super::{
     bpffs::{self, Lock},
     contents::Opened,
     links::{Hook, Links, cgroup_root},
+    rehearsal::Stage,
     shape::{self, FLOWS, Shape},
     sys::{AttachType, ProgramInfo, RawMap, bytes_of, from_bytes, program_info},
 };
 
 /// The object, empty when none had been built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/warren-ebpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/warren-ebpf.o"));
 
 /// Whether this binary has the object inside.
 #[must_use]
@@ -141,6 +142,12 @@ impl Loaded {
     #[must_use]
     pub fn maps(&self) -> &Opened {
         &self.maps
+    }
+
+    /// What a packet is rehearsed with.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        Stage { dir: self.root.join("maps"), shapes: self.shapes.clone(), live: self.maps.clone() }
     }
 
     /// The programs' events; `None` when they were taken already.

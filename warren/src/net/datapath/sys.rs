@@ -136,6 +136,8 @@ pub struct MapInfo {
 pub struct ProgramInfo {
     /// The kernel's number of it.
     pub id: u32,
+    /// The kernel's fingerprint of its instructions.
+    pub tag: [u8; 8],
     /// Nanoseconds spent in it; counted only with `kernel.bpf_stats_enabled=1`.
     pub run_ns: u64,
     /// Runs; counted only with `kernel.bpf_stats_enabled=1`.
@@ -149,10 +151,18 @@ pub fn program_info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let b = info::<224>(fd)?;
     Ok(ProgramInfo {
         id: u32_at(&b, 4),
+        tag: b[8..16].try_into().unwrap_or_default(),
         run_ns: u64_at(&b, 192),
         runs: u64_at(&b, 200),
         verified_instructions: u32_at(&b, 216),
     })
+}
+
+/// Opens a program by its number.
+pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    const PROG_GET_FD_BY_ID: u32 = 13;
+    // SAFETY: no address in the attribute.
+    unsafe { Attr::new().u32(0, id).call_fd(PROG_GET_FD_BY_ID) }
 }
 
 /// Asks the kernel for the smallest map there is, and gives it back.

@@ -5,6 +5,7 @@
 mod live;
 mod live6;
 mod places;
+mod trace;
 mod upgrade;
 
 use std::{

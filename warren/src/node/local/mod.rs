@@ -6,7 +6,7 @@ mod logs;
 mod probes;
 mod volumes;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -42,6 +42,38 @@ fn deny_list(list: &net::DenyList) -> v1::DenyList {
 fn networks(texts: &[String]) -> Result<Vec<IpNet>, Status> {
     let read = |text: &String| parse::network(text).map_err(|e| Status::invalid_argument(e.to_string()));
     texts.iter().map(read).collect()
+}
+
+/// The packet that is asked about.
+fn question(request: v1::TracePacketRequest) -> Result<net::Question, Status> {
+    let no = |why: String| Err(Status::invalid_argument(why));
+    let protocol = match request.protocol.as_str() {
+        "tcp" => net::TracedProtocol::Tcp,
+        "udp" => net::TracedProtocol::Udp,
+        "icmp" => net::TracedProtocol::Icmp,
+        other => return no(format!("{other:?} cannot be traced: tcp, udp and icmp can")),
+    };
+    let read = |text: &str| {
+        text.parse::<SocketAddr>().map_err(|_| {
+            Status::invalid_argument(format!(
+                "{text:?} is no address and port: write 192.0.2.1:80 or [2001:db8::1]:80"
+            ))
+        })
+    };
+    let (source, destination) = (read(&request.source)?, read(&request.destination)?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        return no(format!("{source} and {destination} are of different families: no packet has both"));
+    }
+    if request.size > net::LARGEST_TRACED {
+        return no(format!(
+            "a packet of {} bytes cannot be tried: {} is the most",
+            request.size,
+            net::LARGEST_TRACED
+        ));
+    }
+    let Ok(flags) = u8::try_from(request.tcp_flags) else { return no("TCP flags are eight bits".to_owned()) };
+    let from = (!request.from.is_empty()).then_some(request.from);
+    Ok(net::Question { protocol, source, destination, flags, size: request.size, from })
 }
 
 #[tonic::async_trait]
@@ -117,7 +149,7 @@ impl node_local_server::NodeLocal for NodeLocal {
         &self,
         _: Request<v1::ListDropsRequest>,
     ) -> Result<Response<v1::ListDropsResponse>, Status> {
-        let address = |a: Option<std::net::SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
+        let address = |a: Option<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
         let drops = self.net.dropped().await.map_err(|e| net_error(&e))?;
         let drops = drops.into_iter().map(|d| v1::Dropped {
             reason: d.reason.to_owned(),
@@ -151,6 +183,35 @@ impl node_local_server::NodeLocal for NodeLocal {
             e => net_error(&e),
         })?;
         Ok(Response::new(deny_list(&list)))
+    }
+
+    async fn trace_packet(
+        &self,
+        request: Request<v1::TracePacketRequest>,
+    ) -> Result<Response<v1::TracePacketResponse>, Status> {
+        let traced = self.net.trace(question(request.into_inner())?).await.map_err(|e| match e {
+            net::NetError::NoSuchPlace { .. } | net::NetError::WhichPlace { .. } => {
+                Status::not_found(e.to_string())
+            }
+            e => net_error(&e),
+        })?;
+        let (source, destination) = traced.shown.unzip();
+        Ok(Response::new(v1::TracePacketResponse {
+            program: traced.program.to_owned(),
+            device: traced.device,
+            tag: traced.tag,
+            running_tag: traced.running_tag,
+            steps: traced
+                .steps
+                .into_iter()
+                .map(|s| v1::trace_packet_response::Step { what: s.what.to_owned(), said: s.said })
+                .collect(),
+            verdict: traced.end.name().to_owned(),
+            reason: traced.reason.unwrap_or_default().to_owned(),
+            to_device: traced.to_device.unwrap_or_default(),
+            source: source.map(|a| a.to_string()).unwrap_or_default(),
+            destination: destination.map(|a| a.to_string()).unwrap_or_default(),
+        }))
     }
 
     async fn check_network(
