@@ -135,11 +135,11 @@ fn what_a_trace_says_is_what_happens() {
         (slow.name, slow.datapath_id) = ("slow".into(), 4);
         slow.ports = vec!["8090:80".parse().unwrap(), "8091:80/udp".parse().unwrap()];
         let rate = Some(Rate { per_second: 1, burst: 2 });
-        slow.limits = ClientLimits { conn_rate: rate, packet_rate: None };
+        slow.limits = ClientLimits { conn_rate: rate, ..ClientLimits::default() };
         held.services.push(slow.clone());
         (slow.name, slow.datapath_id) = ("paced".into(), 5);
         slow.ports = vec!["8092:80/udp".parse().unwrap()];
-        slow.limits = ClientLimits { conn_rate: None, packet_rate: rate };
+        slow.limits = ClientLimits { packet_rate: rate, ..ClientLimits::default() };
         held.services.push(slow);
         let agent = Agent::start(&config, Some(assignment)).await;
         for n in [1, 2, 3] {
@@ -344,7 +344,10 @@ fn what_a_trace_says_is_what_happens() {
                 .unwrap();
             let far = super::super::report::monotonic_ns() + 600_000_000_000;
             for k in keys {
-                clients.set(&k, bytes_of(&Client { flows: far, packets: far })).unwrap();
+                let row = clients.get(&k).unwrap().unwrap();
+                let mut row: Client = from_bytes(&row).unwrap();
+                (row.flows, row.packets) = (far, far);
+                clients.set(&k, bytes_of(&row)).unwrap();
             }
             let reason = if protocol == "tcp" { "dropped: conn-rate" } else { "dropped: packet-rate" };
             let line = format!("{protocol} 198.18.0.7:4031 198.18.0.1:{port}");
