@@ -69,6 +69,8 @@ pub(super) struct Engine {
     links: tokio::sync::Mutex<()>,
     /// Held by who writes the deny list.
     pub(super) denying: tokio::sync::Mutex<()>,
+    /// Held by who ends sockets.
+    ending: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
 }
 
@@ -306,6 +308,7 @@ impl Engine {
             state: Mutex::new(state),
             links: tokio::sync::Mutex::new(()),
             denying: tokio::sync::Mutex::new(()),
+            ending: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
         engine.pass(None).await?;
@@ -360,7 +363,10 @@ impl Engine {
 
     /// Ends connected UDP sockets of the node's processes that lead to a backend which they should
     /// leave. Only when the backends are others than at the last look.
-    async fn end_sockets(&self) -> Result<(), NetError> {
+    ///
+    /// Whoever comes while another is at it waits: when this returns, they are ended.
+    pub(super) async fn end_sockets(&self) -> Result<(), NetError> {
+        let _turn = self.ending.lock().await;
         let (contents, maps) = {
             let mut state = self.state();
             let backends = state.current.rows(map::BACKEND);

@@ -46,9 +46,15 @@ impl Handle {
     }
 
     /// Opens or closes the task to new connections of published ports, from the next packet on.
-    /// Established ones are left alone. Closing one that is not attached is no error.
+    /// Established ones are left alone, but for connected UDP sockets of the node's own processes: when
+    /// this returns, none leads to a task that was closed. Closing one that is not attached is no error.
     pub async fn serve(&self, task: TaskId, attachment: &Attachment, gate: Gate) -> Result<(), NetError> {
-        self.engine.serve(task, attachment, gate)
+        self.engine.serve(task, attachment, gate)?;
+        if gate != Gate::Open {
+            // What is told to end next must not be sent to any more.
+            self.engine.end_sockets().await?;
+        }
+        Ok(())
     }
 
     /// Removes every trace of the task, flows included. Nothing there is no error.
