@@ -19,6 +19,7 @@ pub mod program;
 pub mod registry;
 pub mod scenario;
 pub mod sweep;
+pub mod tun;
 
 pub use cluster::{Cluster, Host};
 pub use eventually::eventually;

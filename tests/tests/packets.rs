@@ -32,3 +32,5 @@ mod sources;
 mod tun;
 #[path = "packets/udp.rs"]
 mod udp;
+#[path = "packets/verdicts.rs"]
+mod verdicts;

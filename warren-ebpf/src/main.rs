@@ -10,6 +10,7 @@ mod maps;
 mod node;
 mod report;
 mod scratch;
+mod size;
 mod skb;
 mod socket;
 mod socket6;
@@ -22,13 +23,13 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext},
 };
 use warren_ebpf::{
-    abi::{CONFIG_ENABLED, Reason, TCP, Words as V6},
+    abi::{CONFIG_ENABLED, Reason, Words as V6},
     flow::{
         Present,
         decide::{self, Action, Next, V4, Verdict, Work},
         limit, notice, piece, seat,
     },
-    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip, Packet as _, notice::QUOTE},
+    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Ip, Packet as _},
 };
 
 use crate::{
@@ -413,7 +414,7 @@ macro_rules! steps {
             #[inline(never)]
             pub extern "C" fn too_big(packet: *mut __sk_buff) -> i32 {
                 let Some(room) = Room::find() else { return PASS };
-                super::too_big::<$address>(&mut Skb::at(packet), room.work(), room.quote())
+                size::too_big::<$address>(&mut Skb::at(packet), room.work(), room.quote())
             }
 
             #[unsafe(export_name = concat!(stringify!($family), "_dropped"))]
@@ -506,7 +507,7 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
         Action::Drop => return DROPPED + verdict.reason as i32,
         // Whatever fits a smaller packet than any link's largest needs no look at the link.
         Action::Device
-            if skb.length() > ETHERNET + A::LEAST_MTU && !fits(skb, work, skb.mtu(verdict.ifindex)) =>
+            if skb.length() > ETHERNET + A::LEAST_MTU && !size::fits(skb, work, skb.mtu(verdict.ifindex)) =>
         {
             return TOO_BIG;
         }
@@ -535,48 +536,6 @@ fn readdress<A: Family>(skb: &mut Skb, work: &mut Work<A>) {
         }
         work.seen.tuple = work.verdict.to;
     }
-}
-
-/// Whether a packet fits a device, or each of the segments that are merged in it. A device that is gone has
-/// no MTU.
-#[inline(always)]
-fn fits<A: Family>(skb: &Skb, work: &Work<A>, mtu: u32) -> bool {
-    let (ip, merged) = (&work.ip, skb.gso_size());
-    if merged == 0 {
-        return mtu == 0 || skb.length().wrapping_sub(ip.offset) <= mtu;
-    }
-    let header = match (ip.protocol, skb.load::<1>(ip.payload + 12)) {
-        (TCP, Some([length])) => u32::from(length >> 4) * 4,
-        _ => 8,
-    };
-    mtu == 0 || ip.payload - ip.offset + header + merged <= mtu
-}
-
-/// Tells the container that it has sent something too big, instead of sending it on. Whether it allows that
-/// to be cut up or not: nobody here does, and a container that knows the MTU does so itself.
-#[inline(always)]
-fn too_big<A: Family>(skb: &mut Skb, work: &Work<A>, quote: &mut [u8; QUOTE]) -> i32 {
-    const FAILED: i32 = DROPPED + Reason::Rewrite as i32;
-    let (verdict, seen, offset) = (&work.verdict, &work.seen.tuple, work.ip.offset);
-    // The node says so, unless it does not show itself to the other end.
-    let from = if verdict.to.source == seen.source { seen.destination } else { verdict.to.source };
-    let mtu = skb.mtu(verdict.ifindex);
-    // Nobody could tell what it was about.
-    if work.ip.fragment && !A::is_first(skb, &work.ip) {
-        return DROPPED + Reason::Fragment as i32;
-    }
-    if !skb.read(offset, quote) {
-        return FAILED;
-    }
-    let notice = A::too_big(from, seen.source, mtu, quote);
-    if !(skb.truncate(offset + QUOTE as u32)
-        && skb.make_room(size_of::<A::Notice>() as u32)
-        && skb.put(offset, &notice))
-    {
-        return FAILED;
-    }
-    // SAFETY: a plain helper call.
-    unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 }
 }
 
 #[inline(always)]

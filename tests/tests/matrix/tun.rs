@@ -1,17 +1,15 @@
 //! Two devices of `/dev/net/tun` and a program between them in the place of the wire, as a VPN is.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::{
-        fd::AsRawFd as _,
-        unix::{fs::OpenOptionsExt as _, net::UnixStream},
-    },
+    fs::File,
+    io::{Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
     path::Path,
     thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
+use warren_tests::tun;
 
 use crate::ask::enter;
 
@@ -24,7 +22,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// Makes a device of this name at both ends; with `link`, one with a link header.
     pub fn dig(ends: [&Path; 2], name: &str, link: bool) -> Result<Self> {
-        let [a, b] = ends.map(|end| enter(end, || device(name, link)).flatten());
+        let [a, b] = ends.map(|end| enter(end, || tun::device(name, link, None)).flatten());
         let (a, b) = (a?, b?);
         let (stop, stopped) = UnixStream::pair()?;
         let carrier =
@@ -54,26 +52,6 @@ impl Drop for Tunnel {
             let _ = carrier.join();
         }
     }
-}
-
-fn device(name: &str, link: bool) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .context("the matrix needs /dev/net/tun: load the module tun, or give this machine the device")?;
-    // SAFETY: plain integers and bytes; all zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    let kind = if link { libc::IFF_TAP } else { libc::IFF_TUN };
-    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
-    // SAFETY: the kernel reads and writes one ifreq.
-    let failed = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0;
-    ensure!(!failed, "{name}: {}", io::Error::last_os_error());
-    Ok(file)
 }
 
 /// Carries what waits at one end to the other. A device that is not up yet takes nothing: its packets

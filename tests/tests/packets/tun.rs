@@ -2,13 +2,10 @@
 //! thread of ours in the place of the wire.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
-    os::{
-        fd::AsRawFd as _,
-        unix::{fs::OpenOptionsExt as _, net::UnixStream},
-    },
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
     thread,
     time::Duration,
 };
@@ -16,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::lpm_trie;
 use warren_ebpf::abi::{Local, Reason, Route, map, program};
+use warren_tests::tun;
 
 use crate::{
     live::{MEGABYTES, Place, Site, WAIT, address, converse, echo},
@@ -26,31 +24,6 @@ const NODE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// Number of the node's device.
 const TUN: u32 = 7;
-
-/// Makes device `tun0` with number `index` in this thread's namespace; packets of it come and go by
-/// the file, bare. The device goes with the file.
-fn tun(index: u32) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .context("/dev/net/tun")?;
-    // SAFETY: plain integers and bytes; all zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"tun0") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-    let index = index as libc::c_int;
-    // SAFETY: the kernel reads the number, and reads and writes one ifreq.
-    let failed = unsafe {
-        libc::ioctl(file.as_raw_fd(), libc::TUNSETIFINDEX, &raw const index) < 0
-            || libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) < 0
-    };
-    ensure!(!failed, "tun0: {}", io::Error::last_os_error());
-    Ok(file)
-}
 
 /// Carries packets between two tuns until it goes out of scope.
 struct Wire {
@@ -108,12 +81,12 @@ impl Drop for Wire {
 /// A node with a second network, behind a tun, and the client there.
 fn node() -> Result<(Site, Place, Wire)> {
     let mut site = Site::new()?;
-    let ours = tun(TUN)?;
+    let ours = tun::device("tun0", false, Some(TUN))?;
     ip(&format!("addr add {NODE}/24 dev tun0"))?;
     ip("link set tun0 up")?;
     let client = Place::new()?;
     let theirs = client.run(|| {
-        let file = tun(TUN)?;
+        let file = tun::device("tun0", false, Some(TUN))?;
         ip(&format!("addr add {CLIENT}/24 dev tun0"))?;
         ip("link set tun0 up")?;
         Ok(file)

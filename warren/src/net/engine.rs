@@ -2,9 +2,10 @@
 //! only between awaits; one over work on links, so that two verbs never make and remove one link at
 //! the same time.
 
+mod found;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,6 +15,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 use warren_ebpf::abi::{Backend, map};
 
+use self::found::find_attached;
+pub(super) use self::found::unfinished;
 use super::{
     Config, Gate, NetError,
     attach::{alias::Alias, host_name, link},
@@ -565,44 +568,4 @@ impl Drop for Making<'_> {
     fn drop(&mut self) {
         self.engine.state().making.remove(&self.task);
     }
-}
-
-/// Links whose state, MTU or route is not what it should be and that nobody is making just now.
-pub(super) fn unfinished(state: &State, mtu: u32) -> Vec<TaskId> {
-    let whole = |a: &Attached| {
-        let device = state.host.devices.iter().find(|d| d.index == a.ifindex);
-        let led_to = |to: IpAddr| {
-            state.host.routes.iter().any(|r| r.device == Some(a.ifindex) && r.destination.addr() == to)
-        };
-        device.is_some_and(|d| d.up && d.mtu == mtu)
-            && led_to(a.attachment.address.into())
-            && (!a.ipv6 || led_to(a.attachment.address6.into()))
-    };
-    let made = |task: &TaskId| !state.making.contains(task);
-    state.attached.iter().filter(|(t, a)| made(t) && !whole(a)).map(|(t, _)| *t).collect()
-}
-
-/// The containers that are there already, as their links say; whether each is open, as its row
-/// says.
-fn find_attached(settings: &Settings, host: &Host, current: &Contents) -> BTreeMap<TaskId, Attached> {
-    use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP};
-    let mut attached = BTreeMap::new();
-    for d in host.devices.iter().filter(|d| d.is_ours()) {
-        let Some(Ok(alias)) = d.alias.as_deref().map(str::parse::<Alias>) else { continue };
-        if alias.node != settings.node {
-            continue;
-        }
-        let attachment = alias.attachment;
-        let row: Option<Backend> = current.get(map::BACKEND, &attachment.backend);
-        let serving = match row.filter(|r| r.generation == attachment.generation).map(|r| r.state) {
-            Some(BACKEND_UP) => Serving::Open,
-            Some(BACKEND_DRAINING) => Serving::Draining,
-            Some(BACKEND_CLOSED) => Serving::Closed,
-            Some(BACKEND_HELD) => Serving::Held,
-            _ => Serving::Unknown,
-        };
-        let ipv6 = link::has_ipv6(alias.task, d.mtu);
-        attached.insert(alias.task, Attached { attachment, ifindex: d.index, ipv6, serving });
-    }
-    attached
 }

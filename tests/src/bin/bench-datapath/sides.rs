@@ -13,7 +13,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use warren_tests::{
-    Cluster, Host, Node, eventually,
+    Cluster, Host, Node,
+    bench::inside,
+    eventually,
     image::{self, Image},
     netns::Netns,
     program,
@@ -214,27 +216,9 @@ impl Side {
         number: u8,
         published: RangeInclusive<u16>,
     ) -> Result<Self> {
-        let container = Netns::create("inside")?;
         let (gateway, address) = (Ipv4Addr::new(10, 77, number, 1), Ipv4Addr::new(10, 77, number, 2));
         let network = format!("10.77.{number}.0/24");
-        host.ns.ip(&[
-            "link",
-            "add",
-            DEVICE,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            container.name(),
-        ])?;
-        host.ns.ip(&["addr", "add", &format!("{gateway}/24"), "dev", DEVICE])?;
-        host.ns.ip(&["link", "set", DEVICE, "up"])?;
-        container.ip(&["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-        container.ip(&["link", "set", "eth0", "up"])?;
-        container.ip(&["route", "add", "default", "via", &gateway.to_string()])?;
-        host.ns.set_sysctl("net/ipv4/ip_forward", "1")?;
+        let container = inside::container(&host, DEVICE, gateway, address)?;
         // Proxies make connections of their own, thousands a second to one address.
         host.ns.set_sysctl("net/ipv4/ip_local_port_range", "20000 65535")?;
         host.ns.set_sysctl("net/ipv4/tcp_tw_reuse", "1")?;

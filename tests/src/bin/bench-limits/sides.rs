@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use warren_tests::{
-    Cluster, Host, Node, eventually,
+    Cluster, Host, Node,
+    bench::inside,
+    eventually,
     image::{self, Image},
     netns::Netns,
 };
@@ -104,16 +106,8 @@ impl Side {
     }
 
     fn rival(kind: Kind, host: Host, number: u8) -> Result<Self> {
-        let container = Netns::create("inside")?;
         let (gateway, address) = (Ipv4Addr::new(10, 78, number, 1), Ipv4Addr::new(10, 78, number, 2));
-        let inside = container.name();
-        host.ns.ip(&["link", "add", DEVICE, "type", "veth", "peer", "name", "eth0", "netns", inside])?;
-        host.ns.ip(&["addr", "add", &format!("{gateway}/24"), "dev", DEVICE])?;
-        host.ns.ip(&["link", "set", DEVICE, "up"])?;
-        container.ip(&["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-        container.ip(&["link", "set", "eth0", "up"])?;
-        container.ip(&["route", "add", "default", "via", &gateway.to_string()])?;
-        host.ns.set_sysctl("net/ipv4/ip_forward", "1")?;
+        let container = inside::container(&host, DEVICE, gateway, address)?;
         // The addresses of the flood lead nowhere else.
         for device in ["all", "eth0"] {
             host.ns.set_sysctl(&format!("net/ipv4/conf/{device}/rp_filter"), "0")?;

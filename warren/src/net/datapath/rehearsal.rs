@@ -254,7 +254,8 @@ mod tests {
             .map(|s| s.name)
             .filter(|m| !IDLE.contains(m) && !WRITTEN.contains(m))
             .collect();
-        for table in ["FLOW_NEW", "FLOW_EST", "FWD_NEW", "FWD_EST", "MASQ_RET", "MASQ_OUT", "CLIENT"] {
+        for table in ["FLOW_NEW", "FLOW_EST", "FWD_NEW", "FWD_EST", "MASQ_RET", "MASQ_OUT", "CLIENT", "SEAT"]
+        {
             for family in [4, 6] {
                 assert!(copied.contains(&format!("{table}{family}").as_str()), "{table}{family}");
             }
