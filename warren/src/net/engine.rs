@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     ops::Range,
     path::PathBuf,
@@ -20,18 +21,19 @@ use super::{
     datapath::{
         apply::apply,
         bpffs,
-        contents::{self, Contents, Rows},
+        contents::{self, Contents, Opened, Rows},
         desired::{self, Attached, Plan, Serving, Settings, View, plan},
         diff::{Change, diff},
         links::Hook,
         loader::Loaded,
+        ports,
         shape::Shape,
         sys::{bytes_of, netns_cookie},
     },
     deny::{self, DenyList},
     home, machine,
     netlink::{Monitor, Netlink, host::Host},
-    report,
+    purge::purge,
     reserved::Reserved,
     sockets::{self, SockDiag},
 };
@@ -69,6 +71,8 @@ pub(super) struct Engine {
     links: tokio::sync::Mutex<()>,
     /// Held by who writes the deny list.
     pub(super) denying: tokio::sync::Mutex<()>,
+    /// Held by who removes flows.
+    purging: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
 }
 
@@ -99,21 +103,51 @@ pub(super) struct State {
     looked_at: Rows,
     /// Told already that connected UDP sockets cannot be ended.
     told: bool,
+    /// What the maps were made from; `None` when that is not known.
+    settled: Option<Settled>,
+    /// Containers without a link, whose flows are still there.
+    leaving: Vec<Attachment>,
+}
+
+/// What decided when the maps were last written.
+#[derive(Debug)]
+struct Settled {
+    assignment: Arc<Assignment>,
+    attached: BTreeMap<TaskId, Attached>,
+    denied: DenyList,
+    host: Host,
 }
 
 impl State {
     /// Computes what is to be from what is.
     pub(super) fn plan(&self, settings: &Settings, assignment: Option<&Assignment>) -> Plan {
         let retired: Vec<Range<u32>> = self.retired.iter().map(|(r, _)| r.clone()).collect();
-        plan(&View {
+        plan(&self.view(settings, assignment, &retired))
+    }
+
+    fn view<'a>(
+        &'a self,
+        settings: &'a Settings,
+        assignment: Option<&'a Assignment>,
+        retired: &'a [Range<u32>],
+    ) -> View<'a> {
+        View {
             settings,
             host: &self.host,
             attached: &self.attached,
             denied: &self.denied,
             assignment,
             current: &self.current,
-            retired: &retired,
-        })
+            retired,
+        }
+    }
+
+    /// The writes, if nothing but ports has changed since the last ones.
+    fn ports(&self, settings: &Settings, assignment: &Assignment) -> Option<Vec<Change>> {
+        let last = self.settled.as_ref()?;
+        let same = last.attached == self.attached && last.denied == self.denied && last.host == self.host;
+        // No row of `MAGLEV` changes: which ones are retired is no matter.
+        same.then(|| ports::changes(&self.view(settings, Some(assignment), &[]), &last.assignment))?
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), NetError> {
@@ -126,13 +160,22 @@ impl State {
     pub(super) fn settle(
         &mut self,
         settings: &Settings,
-        assignment: Option<&Assignment>,
+        assignment: Option<&Arc<Assignment>>,
     ) -> Result<(), NetError> {
         let now = Instant::now();
+        let retired = self.retired.len();
         self.retired.retain(|(_, since)| now.duration_since(*since) < GRACE);
-        let Plan { desired, retire } = self.plan(settings, assignment);
-        let changes = diff(&self.current, &desired);
+        let due = self.retired.len() < retired;
+        let short = assignment.filter(|_| !due).and_then(|wanted| self.ports(settings, wanted));
+        let (changes, retire) = match short {
+            Some(changes) => (changes, Vec::new()),
+            None => {
+                let Plan { desired, retire } = self.plan(settings, assignment.map(AsRef::as_ref));
+                (diff(&self.current, &desired), retire)
+            }
+        };
         let planned = now.elapsed();
+        let settled = self.settled.take();
         self.apply(&changes)?;
         if !changes.is_empty() {
             tracing::debug!(
@@ -143,7 +186,24 @@ impl State {
             );
         }
         self.retired.extend(retire.into_iter().map(|r| (r, now)));
+        self.settled = assignment.map(|wanted| self.settled(settled, wanted));
         Ok(())
+    }
+
+    /// What the maps are made from now.
+    fn settled(&self, last: Option<Settled>, assignment: &Arc<Assignment>) -> Settled {
+        let assignment = Arc::clone(assignment);
+        match last {
+            Some(s) if s.attached == self.attached && s.denied == self.denied && s.host == self.host => {
+                Settled { assignment, ..s }
+            }
+            _ => Settled {
+                assignment,
+                attached: self.attached.clone(),
+                denied: self.denied.clone(),
+                host: self.host.clone(),
+            },
+        }
     }
 
     /// Puts programs where they belong: on every device that takes part and on every link.
@@ -293,6 +353,8 @@ impl Engine {
             reserved,
             looked_at: Rows::new(),
             told: false,
+            settled: None,
+            leaving: Vec::new(),
         };
         let engine = Arc::new(Self {
             settings,
@@ -306,6 +368,7 @@ impl Engine {
             state: Mutex::new(state),
             links: tokio::sync::Mutex::new(()),
             denying: tokio::sync::Mutex::new(()),
+            purging: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
         engine.pass(None).await?;
@@ -333,6 +396,10 @@ impl Engine {
         let unfinished = {
             let mut state = self.state();
             state.host = host;
+            if audit.is_some() {
+                // So that whatever the short way might get wrong is put right.
+                state.settled = None;
+            }
             // What we have written meanwhile is not in it; the next audit sees it.
             if let Some((writes, found)) = found
                 && writes == state.writes
@@ -344,7 +411,7 @@ impl Engine {
             if let Some(a) = &assignment {
                 state.reserved.set(a);
             }
-            state.settle(&self.settings, assignment.as_deref())?;
+            state.settle(&self.settings, assignment.as_ref())?;
             state.programs(&self.settings, assignment.is_some())?;
             state.due_for_mending(mtu)
         };
@@ -380,7 +447,7 @@ impl Engine {
             Ok(ended) => tracing::info!(ended, "ended connected UDP sockets whose backend is going or gone"),
             // A kernel without it, or without a module: all else works.
             Err(e) => {
-                let told = std::mem::replace(&mut self.state().told, true);
+                let told = mem::replace(&mut self.state().told, true);
                 if !told {
                     tracing::warn!(
                         "this kernel does not end UDP sockets of this node's processes (CONFIG_INET_DIAG_DESTROY, udp_diag): one that is connected to a published port must connect again when its container is replaced: {e}"
@@ -436,7 +503,7 @@ impl Engine {
             };
             let attached = Attached { attachment: *attachment, ifindex: index, ipv6, serving };
             state.attached.insert(task, attached);
-            state.settle(&self.settings, self.heard().as_deref())?;
+            state.settle(&self.settings, self.heard().as_ref())?;
         }
         // The link goes up last: from its first packet on there are a program and its rows.
         link::finish(&self.netlink, &self.netns_dir, &alias, index, ipv6).await
@@ -471,7 +538,7 @@ impl Engine {
         if known.is_some_and(|k| Backend { state: row.state, ..k } == row) {
             state.apply(&[Change::Set { map: map::BACKEND, key, value }])?;
         }
-        state.settle(&self.settings, assignment.as_deref())?;
+        state.settle(&self.settings, assignment.as_ref())?;
         drop(state);
         self.wake.notify_one();
         Ok(())
@@ -482,7 +549,7 @@ impl Engine {
         let (gone, maps) = {
             let mut state = self.state();
             let gone = state.attached.remove(&task);
-            state.settle(&self.settings, self.heard().as_deref())?;
+            state.settle(&self.settings, self.heard().as_ref())?;
             if let Some(a) = &gone {
                 state.loaded.links().remove_device(a.ifindex, &host_name(task))?;
             }
@@ -494,14 +561,31 @@ impl Engine {
         // While it is still known which sockets lead to it.
         self.end_sockets().await?;
         if let Some(a) = gone {
-            // After the link: no packet of the container makes a flow any more.
-            tokio::task::spawn_blocking(move || report::purge(&maps, &a.attachment))
-                .await
-                .map_err(|_| NetError::Stopped)?
-                .map_err(|e| NetError::system("remove a container's flows", e))?;
+            self.state().leaving.push(a.attachment);
+            self.purge(maps).await?;
         }
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Removes the flows of the containers that have lost their links: no packet of theirs makes one any
+    /// more. Whoever waits for its turn finds its own removed by the one before: one walk through the
+    /// tables is enough for all.
+    async fn purge(&self, maps: Opened) -> Result<(), NetError> {
+        let _turn = self.purging.lock().await;
+        let leaving = mem::take(&mut self.state().leaving);
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let those = leaving.clone();
+        let purged = tokio::task::spawn_blocking(move || purge(&maps, &those)).await;
+        let purged = purged.map_err(|_| NetError::Stopped).and_then(|done| {
+            done.map_err(|e| NetError::system("remove the flows of containers that are gone", e))
+        });
+        if purged.is_err() {
+            self.state().leaving.extend(leaving);
+        }
+        purged
     }
 
     /// What the maps hold, read where it holds nobody up, and how often we had written before. Only
