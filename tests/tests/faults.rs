@@ -20,10 +20,11 @@ const SOON: Duration = Duration::from_secs(20);
 const STAYS: [&str; 2] = ["198.18.1.11", "fd18:1::11"];
 
 /// What can happen, with the seconds that it is given.
-const FAULTS: [(&str, u64, Fault); 7] = [
+const FAULTS: [(&str, u64, Fault); 8] = [
     ("agent kill -9", 11, kill),
     ("agent restart", 9, restart),
     ("upgrade", 12, rebuilt),
+    ("upgrade, tables laid out in another way", 14, laid_out_anew),
     ("scale up and down", 14, scale),
     ("redeploy", 20, redeploy),
     ("health flip", 20, health),
@@ -70,6 +71,11 @@ fn rebuilt(site: &mut OneNode) -> Result<()> {
     let copy = dir.path().join("warren");
     fs::copy(warren()?, &copy)?;
     upgrade(site, copy)
+}
+
+fn laid_out_anew(site: &mut OneNode) -> Result<()> {
+    let binary = env::var_os("WARREN_BIN_OTHER_ABI");
+    upgrade(site, binary.context("WARREN_BIN_OTHER_ABI names no binary: run `cargo xtask test`")?.into())
 }
 
 fn scale(site: &mut OneNode) -> Result<()> {

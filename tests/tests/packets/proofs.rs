@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
-use etherparse::{
-    SlicedPacket,
-    err::{Layer, packet::SliceError},
-};
+use etherparse::SlicedPacket;
 use warren_ebpf::{
     abi::{ServiceKey, TCP, UDP, program},
     flow::decide::Action,
@@ -185,14 +182,9 @@ impl Dice {
     }
 }
 
-/// Whether another library reads it as a packet. A length of UDP's own that is too great is left to the
-/// receiver: the datagram ends where the packet does.
+/// Whether another library reads it as a packet.
 fn is_packet(frame: &[u8]) -> bool {
-    match SlicedPacket::from_ethernet(frame) {
-        Ok(packet) => packet.net.is_some(),
-        Err(SliceError::Len(e)) => e.layer == Layer::UdpPayload,
-        Err(_) => false,
-    }
+    SlicedPacket::from_ethernet(frame).is_ok_and(|packet| packet.net.is_some())
 }
 
 /// A frame that may be anything: noise, cut off, as it was made, or with some bytes changed.

@@ -203,7 +203,9 @@ pub fn segment<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> 
         }
         UDP => {
             let h: [u8; 8] = packet.load(ip.payload)?;
-            if ip.length < 8 || be(h[4], h[5]) < 8 {
+            let length = be(h[4], h[5]);
+            // Of a fragment, the rest comes later. What the kernel has merged says so itself.
+            if ip.length < 8 || length < 8 || (!ip.fragment && u32::from(length) > ip.length) {
                 return None;
             }
             Some(Segment {

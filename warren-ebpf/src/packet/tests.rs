@@ -281,6 +281,7 @@ proptest! {
                     let udp = etherparse::UdpHeaderSlice::from_slice(rest).unwrap();
                     prop_assert_eq!(segment.source_port, udp.source_port());
                     prop_assert_eq!(segment.destination_port, udp.destination_port());
+                    prop_assert!(etherparse::UdpSlice::from_slice(&rest[..ip.length as usize]).is_ok());
                 }
             }
         }

@@ -89,7 +89,7 @@ pub(super) async fn change(engine: &Engine, add: &[IpNet], remove: &[IpNet]) -> 
     tokio::task::spawn_blocking(move || write(&file, &kept)).await.map_err(|_| NetError::Stopped)??;
     let mut state = engine.state();
     state.denied.clone_from(&list);
-    state.settle(&engine.settings, engine.heard().as_deref())?;
+    state.settle(&engine.settings, engine.heard().as_ref())?;
     Ok(list)
 }
 

@@ -3,10 +3,11 @@
 //! the same time.
 
 mod found;
+mod state;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
+    mem,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -15,37 +16,31 @@ use std::{
 use tokio::sync::{Notify, watch};
 use warren_ebpf::abi::{Backend, map};
 
-use self::found::find_attached;
-pub(super) use self::found::unfinished;
+use self::{
+    found::find_attached,
+    state::{GRACE, MEND_PAUSE},
+};
+pub(super) use self::{found::unfinished, state::State};
 use super::{
     Config, Gate, NetError,
     attach::{alias::Alias, host_name, link},
     datapath::{
-        apply::apply,
         bpffs,
-        contents::{self, Contents, Rows},
-        desired::{self, Attached, Plan, Serving, Settings, View, plan},
-        diff::{Change, diff},
+        contents::{self, Contents, Opened, Rows},
+        desired::{self, Attached, Plan, Serving, Settings},
+        diff::Change,
         links::Hook,
         loader::Loaded,
         shape::Shape,
         sys::{bytes_of, netns_cookie},
     },
-    deny::{self, DenyList},
-    home, machine,
-    netlink::{Monitor, Netlink, host::Host},
-    report,
+    deny, home, machine,
+    netlink::{Monitor, Netlink},
+    purge::purge,
     reserved::Reserved,
     sockets::{self, SockDiag},
 };
 use crate::model::{Assignment, Attachment, TaskId};
-
-/// How long rows of a replaced table are left alone: far longer than a packet is in a program.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// A link is mended at most once in this time: whoever breaks it again and again, or something that
-/// cannot be mended, must not keep us busy.
-const MEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much of the maps is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,166 +69,9 @@ pub(super) struct Engine {
     pub(super) denying: tokio::sync::Mutex<()>,
     /// Held by who ends sockets.
     ending: tokio::sync::Mutex<()>,
+    /// Held by who removes flows.
+    purging: tokio::sync::Mutex<()>,
     pub(super) generation: watch::Sender<u64>,
-}
-
-/// What is known of the kernel.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) loaded: Loaded,
-    pub(super) current: Contents,
-    /// How often we have written.
-    writes: u64,
-    pub(super) attached: BTreeMap<TaskId, Attached>,
-    /// Whom published ports never answer.
-    pub(super) denied: DenyList,
-    pub(super) host: Host,
-    retired: Vec<(Range<u32>, Instant)>,
-    /// Whose links are being made: not yet as they should be, and nothing to mend.
-    pub(super) making: BTreeSet<TaskId>,
-    /// Devices that run our programs: number and name.
-    pub(super) devices: BTreeSet<(u32, String)>,
-    /// Devices that could not get one, told already.
-    refused: BTreeSet<(u32, String)>,
-    /// When each broken link was mended last.
-    mended: BTreeMap<TaskId, Instant>,
-    /// Whether our programs are in the place of an earlier agent's.
-    switched: bool,
-    reserved: Reserved,
-    /// The backends that the node's own sockets were last looked at for.
-    looked_at: Rows,
-    /// Told already that connected UDP sockets cannot be ended.
-    told: bool,
-}
-
-impl State {
-    /// Computes what is to be from what is.
-    pub(super) fn plan(&self, settings: &Settings, assignment: Option<&Assignment>) -> Plan {
-        let retired: Vec<Range<u32>> = self.retired.iter().map(|(r, _)| r.clone()).collect();
-        plan(&View {
-            settings,
-            host: &self.host,
-            attached: &self.attached,
-            denied: &self.denied,
-            assignment,
-            current: &self.current,
-            retired: &retired,
-        })
-    }
-
-    fn apply(&mut self, changes: &[Change]) -> Result<(), NetError> {
-        self.writes += u64::from(!changes.is_empty());
-        let done = apply(&mut self.loaded.maps().clone(), &mut self.current, changes);
-        done.map_err(|e| NetError::system("write the datapath's maps", e))
-    }
-
-    /// Makes the maps so.
-    pub(super) fn settle(
-        &mut self,
-        settings: &Settings,
-        assignment: Option<&Assignment>,
-    ) -> Result<(), NetError> {
-        let now = Instant::now();
-        self.retired.retain(|(_, since)| now.duration_since(*since) < GRACE);
-        let Plan { desired, retire } = self.plan(settings, assignment);
-        let changes = diff(&self.current, &desired);
-        let planned = now.elapsed();
-        self.apply(&changes)?;
-        if !changes.is_empty() {
-            tracing::debug!(
-                rows = changes.len(),
-                plan_us = planned.as_micros(),
-                write_us = (now.elapsed() - planned).as_micros(),
-                "the datapath's maps are written"
-            );
-        }
-        self.retired.extend(retire.into_iter().map(|r| (r, now)));
-        Ok(())
-    }
-
-    /// Puts programs where they belong: on every device that takes part and on every link.
-    fn programs(&mut self, settings: &Settings, heard: bool) -> Result<(), NetError> {
-        if !self.switched && self.loaded.refill && !heard {
-            // The programs of an earlier build go on with its maps until ours are filled.
-            return Ok(());
-        }
-        let mut wanted = BTreeSet::new();
-        let uplinks: Vec<_> = self.host.uplinks(&settings.interfaces).cloned().collect();
-        for d in uplinks {
-            let device = (d.index, d.name);
-            if !self.devices.contains(&device) {
-                match self.loaded.attach_device(device.0, &device.1, d.layer) {
-                    Ok(()) => {
-                        self.refused.remove(&device);
-                        self.devices.insert(device.clone());
-                    }
-                    // It may just be going. If not, the others must not wait for it; `check` tells.
-                    Err(e) if self.refused.insert(device.clone()) => {
-                        tracing::warn!("nothing is published on device {}: {e}", device.1);
-                    }
-                    Err(_) => {}
-                }
-            }
-            wanted.insert(device);
-        }
-        if self.switched {
-            // One that is there and takes no part any more: it has become a port of another.
-            for (index, name) in &self.devices {
-                let there = self.host.devices.iter().any(|d| d.index == *index && d.name == *name);
-                if there && !wanted.iter().any(|(i, _)| i == index) {
-                    self.loaded.links().remove_device(*index, name)?;
-                }
-            }
-            self.devices.retain(|d| wanted.contains(d));
-            self.refused.retain(|d| wanted.contains(d));
-            return self.loaded.links().sweep();
-        }
-        let links: Vec<(u32, String)> =
-            self.attached.iter().map(|(t, a)| (a.ifindex, host_name(*t))).collect();
-        for (index, name) in &links {
-            if self.host.devices.iter().any(|d| d.index == *index) {
-                self.loaded.attach_link(*index, name)?;
-            }
-        }
-        self.loaded.attach_sockets()?;
-        self.forget_others(&wanted, &links)?;
-        let late = self.loaded.carry_over()?;
-        self.loaded.drop_old_maps()?;
-        self.switched = true;
-        tracing::info!(devices = wanted.len(), links = links.len(), late, "datapath is in place");
-        Ok(())
-    }
-
-    /// Broken links that have not been mended just now.
-    fn due_for_mending(&mut self, mtu: u32) -> Vec<TaskId> {
-        let now = Instant::now();
-        let broken = unfinished(self, mtu);
-        self.mended.retain(|t, last| broken.contains(t) || now.duration_since(*last) < MEND_PAUSE);
-        let due = |t: &TaskId| self.mended.get(t).is_none_or(|l| now.duration_since(*l) >= MEND_PAUSE);
-        let due: Vec<TaskId> = broken.into_iter().filter(due).collect();
-        self.mended.extend(due.iter().map(|t| (*t, now)));
-        due
-    }
-
-    /// Ends what an earlier start ran on devices that take no part any more.
-    fn forget_others(
-        &self,
-        wanted: &BTreeSet<(u32, String)>,
-        links: &[(u32, String)],
-    ) -> Result<(), NetError> {
-        let ours =
-            |index: u32| wanted.iter().any(|(i, _)| *i == index) || links.iter().any(|(i, _)| *i == index);
-        for (pin, path) in self.loaded.links().pins()? {
-            let index = pin.strip_prefix("dev-").and_then(|n| n.parse::<u32>().ok());
-            if index.is_some_and(|i| !ours(i)) {
-                bpffs::remove_file(&path).map_err(|e| NetError::system("remove a pinned link", e))?;
-            }
-        }
-        for d in self.host.devices.iter().filter(|d| !ours(d.index)) {
-            super::datapath::links::remove_filter(&d.name);
-        }
-        Ok(())
-    }
 }
 
 impl Engine {
@@ -298,6 +136,8 @@ impl Engine {
             reserved,
             looked_at: Rows::new(),
             told: false,
+            settled: None,
+            leaving: Vec::new(),
         };
         let engine = Arc::new(Self {
             settings,
@@ -312,6 +152,7 @@ impl Engine {
             links: tokio::sync::Mutex::new(()),
             denying: tokio::sync::Mutex::new(()),
             ending: tokio::sync::Mutex::new(()),
+            purging: tokio::sync::Mutex::new(()),
             generation: watch::Sender::new(0),
         });
         engine.pass(None).await?;
@@ -339,6 +180,10 @@ impl Engine {
         let unfinished = {
             let mut state = self.state();
             state.host = host;
+            if audit.is_some() {
+                // So that whatever the short way might get wrong is put right.
+                state.settled = None;
+            }
             // What we have written meanwhile is not in it; the next audit sees it.
             if let Some((writes, found)) = found
                 && writes == state.writes
@@ -350,7 +195,7 @@ impl Engine {
             if let Some(a) = &assignment {
                 state.reserved.set(a);
             }
-            state.settle(&self.settings, assignment.as_deref())?;
+            state.settle(&self.settings, assignment.as_ref())?;
             state.programs(&self.settings, assignment.is_some())?;
             state.due_for_mending(mtu)
         };
@@ -389,7 +234,7 @@ impl Engine {
             Ok(ended) => tracing::info!(ended, "ended connected UDP sockets whose backend is going or gone"),
             // A kernel without it, or without a module: all else works.
             Err(e) => {
-                let told = std::mem::replace(&mut self.state().told, true);
+                let told = mem::replace(&mut self.state().told, true);
                 if !told {
                     tracing::warn!(
                         "this kernel does not end UDP sockets of this node's processes (CONFIG_INET_DIAG_DESTROY, udp_diag): one that is connected to a published port must connect again when its container is replaced: {e}"
@@ -445,7 +290,7 @@ impl Engine {
             };
             let attached = Attached { attachment: *attachment, ifindex: index, ipv6, serving };
             state.attached.insert(task, attached);
-            state.settle(&self.settings, self.heard().as_deref())?;
+            state.settle(&self.settings, self.heard().as_ref())?;
         }
         // The link goes up last: from its first packet on there are a program and its rows.
         link::finish(&self.netlink, &self.netns_dir, &alias, index, ipv6).await
@@ -480,7 +325,7 @@ impl Engine {
         if known.is_some_and(|k| Backend { state: row.state, ..k } == row) {
             state.apply(&[Change::Set { map: map::BACKEND, key, value }])?;
         }
-        state.settle(&self.settings, assignment.as_deref())?;
+        state.settle(&self.settings, assignment.as_ref())?;
         drop(state);
         self.wake.notify_one();
         Ok(())
@@ -491,7 +336,7 @@ impl Engine {
         let (gone, maps) = {
             let mut state = self.state();
             let gone = state.attached.remove(&task);
-            state.settle(&self.settings, self.heard().as_deref())?;
+            state.settle(&self.settings, self.heard().as_ref())?;
             if let Some(a) = &gone {
                 state.loaded.links().remove_device(a.ifindex, &host_name(task))?;
             }
@@ -502,15 +347,30 @@ impl Engine {
         drop(links);
         // While it is still known which sockets lead to it.
         self.end_sockets().await?;
-        if let Some(a) = gone {
-            // After the link: no packet of the container makes a flow any more.
-            tokio::task::spawn_blocking(move || report::purge(&maps, &a.attachment))
-                .await
-                .map_err(|_| NetError::Stopped)?
-                .map_err(|e| NetError::system("remove a container's flows", e))?;
-        }
+        self.state().leaving.extend(gone.map(|a| a.attachment));
+        self.purge(maps).await?;
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Removes the flows of the containers that have lost their links: no packet of theirs makes one any
+    /// more. Whoever waits for its turn finds its own removed by the one before: one walk through the
+    /// tables is enough for all.
+    async fn purge(&self, maps: Opened) -> Result<(), NetError> {
+        let _turn = self.purging.lock().await;
+        let leaving = mem::take(&mut self.state().leaving);
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let those = leaving.clone();
+        let purged = tokio::task::spawn_blocking(move || purge(&maps, &those)).await;
+        let purged = purged.map_err(|_| NetError::Stopped).and_then(|done| {
+            done.map_err(|e| NetError::system("remove the flows of containers that are gone", e))
+        });
+        if purged.is_err() {
+            self.state().leaving.extend(leaving);
+        }
+        purged
     }
 
     /// What the maps hold, read where it holds nobody up, and how often we had written before. Only

@@ -23,6 +23,7 @@ mod machine;
 pub mod netlink;
 mod owner;
 mod preflight;
+mod purge;
 mod report;
 mod reserved;
 mod reset;

@@ -1,8 +1,7 @@
-//! What people are shown of the datapath, and the removal of one container's flows.
+//! What people are shown of the datapath.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -11,9 +10,8 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::{
     Address, BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
-    EgressKey, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED,
-    FLOW_RESET, FLOW_SERVER_FIN, FlowKey, Forward, ForwardKey, ICMP, ICMP6, MASQUERADE_REPLIED, Return,
-    ReturnKey, Service, SocketFlow, SocketPeer, TCP, UDP, map,
+    FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET,
+    FLOW_SERVER_FIN, FlowKey, ICMP, ICMP6, MASQUERADE_REPLIED, Return, ReturnKey, Service, TCP, UDP, map,
 };
 
 use super::{
@@ -27,7 +25,7 @@ use super::{
     },
     engine::{Engine, unfinished},
 };
-use crate::model::{Assignment, Attachment, PortSpec, TaskId};
+use crate::model::{Assignment, PortSpec, TaskId};
 
 /// A published port as the datapath has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,56 +305,6 @@ pub(super) fn outgoing<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
         kind: "out",
     };
     Some((flow, v.backend, v.last_seen, lifetime))
-}
-
-/// Removes everything the programs remember of a container.
-pub(super) fn purge(maps: &Opened, a: &Attachment) -> io::Result<()> {
-    let own = reference(a);
-    let (address, address6) = (a.address.octets(), a.address6.octets());
-    // Sockets of IPv6 may speak IPv4.
-    let mapped = a.address.to_ipv6_mapped().octets();
-    for (name, m) in maps {
-        let is_its = |k: &[u8], v: &[u8]| match *name {
-            map::FLOW_NEW4 | map::FLOW_EST4 => is_flow_of(k, v, own, address),
-            map::FLOW_NEW6 | map::FLOW_EST6 => is_flow_of(k, v, own, address6),
-            map::FWD_NEW4 | map::FWD_EST4 => is_forward_of(k, v, own, address),
-            map::FWD_NEW6 | map::FWD_EST6 => is_forward_of(k, v, own, address6),
-            map::MASQ_RET4 => from_bytes::<Return<V4>>(v).is_some_and(|r| r.backend == own),
-            map::MASQ_RET6 => from_bytes::<Return<V6>>(v).is_some_and(|r| r.backend == own),
-            map::MASQ_OUT4 => from_bytes::<EgressKey<V4>>(k).is_some_and(|e| e.container == address),
-            map::MASQ_OUT6 => from_bytes::<EgressKey<V6>>(k).is_some_and(|e| e.container == address6),
-            map::SOCK4 => from_bytes::<SocketPeer<V4>>(v).is_some_and(|s| s.backend_address == address),
-            map::SOCK6 => from_bytes::<SocketPeer<V6>>(v)
-                .is_some_and(|s| [address6, mapped].contains(&s.backend_address)),
-            map::SOCK_UDP4 => from_bytes::<SocketFlow<V4>>(v).is_some_and(|s| s.backend == own),
-            map::SOCK_UDP6 => from_bytes::<SocketFlow<V6>>(v).is_some_and(|s| s.backend == own),
-            _ => false,
-        };
-        if !super::datapath::shape::FLOWS.contains(name) {
-            continue;
-        }
-        let mut keys = Vec::new();
-        m.for_each(|k, v| {
-            if is_its(k, v) {
-                keys.push(k.to_vec());
-            }
-            true
-        })?;
-        for k in keys {
-            m.delete(&k)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_flow_of<A: Address>(k: &[u8], v: &[u8], own: BackendRef, address: A) -> bool {
-    from_bytes::<warren_ebpf::abi::Flow<A>>(v).is_some_and(|f| f.backend == own)
-        || from_bytes::<FlowKey<A>>(k).is_some_and(|f| f.client == address)
-}
-
-fn is_forward_of<A: Address>(k: &[u8], v: &[u8], own: BackendRef, address: A) -> bool {
-    from_bytes::<Forward>(v).is_some_and(|f| f.backend == own)
-        || from_bytes::<ForwardKey<A>>(k).is_some_and(|f| f.client == address)
 }
 
 /// How long [`check`] waits before it looks again at rows that are not as they should be.

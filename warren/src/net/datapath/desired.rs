@@ -314,7 +314,8 @@ fn services(view: &View<'_>, assignment: &Assignment, desired: &mut Contents) ->
     placed.retire
 }
 
-fn put_service<K: aya::Pod>(
+/// Puts the row of a port, under a new generation if it is another than the one that is there.
+pub fn put_service<K: aya::Pod>(
     view: &View<'_>,
     desired: &mut Contents,
     map: &'static str,

@@ -8,6 +8,7 @@ pub mod desired;
 pub mod diff;
 pub mod links;
 pub mod loader;
+pub mod ports;
 pub mod rehearsal;
 pub mod shape;
 pub mod sources;

@@ -1,6 +1,7 @@
 //! Deciding, comparing and writing together, against maps that are only memory.
 
 mod limits;
+mod ports;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
