@@ -76,7 +76,7 @@ fn ports_of_a_task_are_reached_from_here() -> Result<()> {
     // Nobody listens there: the connection ends, the command goes on.
     ensure!(node.host.curl(&format!("http://{}/", f.at[3])).is_err());
     node.host.curl(&format!("http://{}/", f.at[0]))?;
-    process::signal(f.client.id().cast_signed(), Signal::SIGINT);
+    process::signal(f.client.id().cast_signed(), Signal::SIGTERM);
     let mut said = String::new();
     f.client.stderr.take().context("stderr")?.read_to_string(&mut said)?;
     ensure!(said.contains("nothing answers on port 9"), "{said}");
