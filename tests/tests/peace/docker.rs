@@ -34,7 +34,7 @@ fn docker_beside() -> Result<()> {
             (format!("/tcp?to={v4}:8080"), "reaches Warren's port"),
             (format!("/tcp?to={v4}:8090"), "reaches Docker's port"),
         ] {
-            ask(&path).with_context(|| format!("{name} {what} ({path})"))?;
+            ask(&path).with_context(|| format!("{name} {what} ({path})")).with_context(|| format!("DBG {:?} {:?} {:?} {:?}", node.ok(&["net","drops"]), node.host.ns.run("iptables-save", &["-c"]), node.host.ns.run("conntrack", &["-L"]), node.host.ns.run("sh", &["-c", "cat /proc/net/nf_conntrack; nstat -az | grep -iE 'rpf|forw|InAddr|drop'; ip r; sysctl -a 2>/dev/null | grep -E 'rp_filter|forwarding' | grep -v v6"])))?;
         }
     }
     // Docker's own container is seen with its own address.

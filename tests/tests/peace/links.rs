@@ -48,7 +48,9 @@ impl Networkd {
 
     fn says(&self, what: &str) -> Result<()> {
         eventually(what, SOON, || {
-            ensure!(self.said().contains(what), "networkd does not say {what:?}: {}", self.said());
+            let said = self.said();
+            let last: Vec<&str> = said.lines().rev().take(30).collect();
+            ensure!(said.contains(what), "networkd does not say {what:?}, but (last first): {last:#?}");
             Ok(())
         })
     }
@@ -101,7 +103,7 @@ fn networkd_leaves_our_links_alone_when_told_and_breaks_nothing_otherwise() -> R
     let settings = dir.path().join("run/network");
     fs::create_dir_all(&settings)?;
     let eth0 = format!(
-        "[Match]\nName=eth0\n[Network]\nAddress={}/24\nAddress={}/64\nGateway=198.18.0.10\n",
+        "[Match]\nName=eth0\n[Network]\nAddress={}/24\nAddress={}/64\nGateway=198.18.0.10\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n",
         host.v4, host.v6
     );
     fs::write(settings.join("20-eth0.network"), eth0)?;
@@ -112,9 +114,11 @@ fn networkd_leaves_our_links_alone_when_told_and_breaks_nothing_otherwise() -> R
     ensure!(ours.len() == 2, "{ours:?}");
     let before: Vec<String> = ours.iter().map(|l| state(host, l)).collect::<Result<_>>()?;
 
+    // As after a boot: the uplink's addresses are networkd's to give.
+    host.ns.ip(&["addr", "flush", "dev", "eth0"])?;
     // With what we ship: it does not touch them, also those that come later.
     let networkd = Networkd::start(host, dir.path())?;
-    networkd.says("eth0: Configured with")?;
+    networkd.says("eth0: State changed: configuring -> configured")?;
     whole(&site, "with networkd")?;
     site.node.ok(&["service", "scale", "web=3"])?;
     whole(&site, "with networkd and one container more")?;
@@ -170,7 +174,7 @@ fn what_is_done_to_links_is_outlived() -> Result<()> {
             format!("link set eth0 down; link set eth0 name lan0; link set lan0 up; {}", addresses("lan0")),
         ),
         ("its old name", format!("link set lan0 down; link set lan0 name eth0; link set eth0 up; {back}")),
-        ("a queue on the uplink", "tc qdisc replace dev eth0 root fq_codel".into()),
+        ("a queue on the uplink", "tc qdisc replace dev eth0 root pfifo limit 900".into()),
         ("another", "tc qdisc replace dev eth0 root tbf rate 1gbit burst 64kb latency 50ms".into()),
         ("none any more", "tc qdisc del dev eth0 root".into()),
         ("a clsact", "tc qdisc replace dev eth0 clsact".into()),
@@ -189,7 +193,7 @@ fn what_is_done_to_links_is_outlived() -> Result<()> {
         ("its neighbours gone", format!("neigh flush dev {link} nud permanent")),
         ("an address on it", format!("addr add 169.254.7.7/16 dev {link}; addr flush dev {link}")),
         ("a smaller MTU on it", format!("link set {link} mtu 1300")),
-        ("a queue on it", format!("tc qdisc replace dev {link} root fq_codel")),
+        ("a queue on it", format!("tc qdisc replace dev {link} root pfifo limit 900")),
         ("none on it", format!("tc qdisc del dev {link} root")),
         ("a clsact on it", format!("tc qdisc replace dev {link} clsact")),
         ("no clsact on it", format!("tc qdisc del dev {link} clsact")),
