@@ -1,7 +1,8 @@
 //! Published ports from every place a client can be in: {IPv4, IPv6} × {TCP, UDP with a connected
 //! socket and without} × places × {one, several backends} × {small, fragmented, big, bundled}. In
 //! each cell the answer is right, the container sees the right client, and a raw socket at either
-//! end finds every checksum right. One node serves them all.
+//! end finds every checksum right; bundles are seen to arrive as bundles. TCP is also cut into pieces
+//! by a router on the way. One node serves them all.
 
 #[path = "matrix/ask.rs"]
 mod ask;
@@ -24,7 +25,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ask::{Load, Means, Seen};
-use place::{Device, Peer, Row};
+use place::{Behind, Device, Peer, Row};
 use warren_tests::{eventually, scenario::OneNode};
 use wire::Wire;
 
@@ -72,6 +73,7 @@ impl Matrix {
                 m.inside.iter().map(Wire::right).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
             };
             let before = right(self);
+            let _ = self.largest();
             for &service in row.services {
                 self.line(&row, service, &outside)?;
             }
@@ -82,11 +84,36 @@ impl Matrix {
             if whole + begun == 0 || here + unfinished == 0 {
                 self.bad.push(format!("{way}: the raw sockets saw no packet of it"));
             }
+            let largest = self.largest();
+            for (kind, largest) in ["TCP", "UDP"].iter().zip(largest) {
+                // No link here takes more than 1500 bytes at once.
+                if row.bundles == (largest <= 1500) {
+                    self.bad.push(format!("{way}: the largest packet of {kind} had {largest} bytes"));
+                }
+            }
             if row.plain && begun + unfinished > 0 {
                 self.bad.push(format!("{way}: {begun} + {unfinished} checksums were left to a device"));
             }
         }
         Ok(())
+    }
+
+    /// The largest packets of TCP and UDP that have come to a container.
+    fn largest(&self) -> [u64; 2] {
+        let all = self.inside.iter().map(Wire::largest);
+        all.fold([0, 0], |[a, b], [c, d]| [a.max(c), b.max(d)])
+    }
+
+    /// Packets that the containers have put together from pieces.
+    fn put_together(&self) -> Result<u64> {
+        let of = |ns: &PathBuf| -> Result<u64> {
+            let text = ask::enter(ns, || std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+            let mut ip = text.lines().filter_map(|l| l.strip_prefix("Ip: "));
+            let (names, values) = (ip.next().context("no Ip")?, ip.next().context("no Ip")?);
+            let mut found = names.split(' ').zip(values.split(' ')).filter(|(n, _)| *n == "ReasmOKs");
+            Ok(found.next().context("no ReasmOKs")?.1.parse()?)
+        };
+        self.containers.values().flatten().map(of).sum()
     }
 
     fn line(&mut self, row: &Row, service: &'static str, outside: &Wire) -> Result<()> {
@@ -180,6 +207,14 @@ fn every_client_is_answered_in_every_way_with_right_checksums() -> Result<()> {
         matrix.run(peer.rows())?;
         peers.push(peer);
     }
+    // TCP in pieces.
+    let behind = Behind::join(&matrix.site.node.host.ns, 8, "up8")?;
+    let before = matrix.put_together()?;
+    matrix.run(behind.rows())?;
+    let pieces = matrix.put_together()? - before;
+    println!("{pieces} packets of TCP were put together from pieces");
+    ensure!(pieces > 1000, "only {pieces} packets of TCP came in pieces");
+    drop(behind);
     let rows = place::node(&matrix.site)?;
     matrix.run(rows)?;
     let site = &matrix.site;

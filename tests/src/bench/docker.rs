@@ -1,7 +1,8 @@
-//! Docker's engine in a host of its own, for comparison.
+//! Docker's engine, for comparison, and to see that both get on with each other.
 
 use std::{
     env, fs,
+    ops::Deref,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -15,11 +16,36 @@ const DAEMON: &str = "/usr/sbin/dockerd";
 const CLIENT: &str = "/usr/bin/docker";
 
 /// An engine, with the image `web:1`.
-pub struct Docker {
-    /// Where it runs.
-    pub host: Host,
+#[derive(Debug)]
+pub struct Engine {
     dir: PathBuf,
     child: Child,
+}
+
+/// An engine in a host of its own.
+#[derive(Debug)]
+pub struct Docker {
+    engine: Engine,
+    /// Where it runs.
+    pub host: Host,
+}
+
+impl Docker {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn start(host: Host) -> Result<Self> {
+        Ok(Self { engine: Engine::start(&host)?, host })
+    }
+}
+
+impl Deref for Docker {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
 }
 
 /// Whether it is installed.
@@ -27,12 +53,13 @@ pub fn installed() -> bool {
     [DAEMON, CLIENT].iter().all(|p| Path::new(p).is_file())
 }
 
-impl Docker {
-    /// Starts one: its own processes, mounts and network, so that ending its first process ends all.
+impl Engine {
+    /// Starts one in a host, which may have other things in it: its own processes and mounts, so that
+    /// ending its first process ends all.
     ///
     /// # Errors
     /// It does not answer.
-    pub fn start(host: Host) -> Result<Self> {
+    pub fn start(host: &Host) -> Result<Self> {
         let dir = env::temp_dir().join(unique("docker"));
         for sub in ["data", "etc", "run/containerd", "run/netns", "run/docker"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -54,7 +81,7 @@ impl Docker {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let docker = Self { host, dir, child };
+        let docker = Self { dir, child };
         eventually("Docker's engine answers", Duration::from_secs(60), || docker.run(&["version"]))
             .with_context(|| fs::read_to_string(docker.dir.join("log")).unwrap_or_default())?;
         let archive = docker.dir.join("image.tar");
@@ -102,7 +129,7 @@ impl Docker {
     }
 }
 
-impl Drop for Docker {
+impl Drop for Engine {
     fn drop(&mut self) {
         process::end(&process::tree(self.child.id().cast_signed()));
         let _ = self.child.wait();

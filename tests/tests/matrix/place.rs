@@ -30,6 +30,8 @@ pub struct Row {
     pub means: &'static [Means],
     /// Whether every checksum is there when a packet arrives.
     pub plain: bool,
+    /// Whether bundles stay bundles on the way.
+    pub bundles: bool,
 }
 
 /// How names of the host's ends of containers' links begin.
@@ -59,6 +61,7 @@ fn row(place: &str, from: &Path, to: IpAddr, seen: &[IpAddr]) -> Row {
         services: BOTH,
         means: EVERY,
         plain: false,
+        bundles: true,
     }
 }
 
@@ -135,10 +138,58 @@ impl Peer {
     pub fn rows(&self) -> Vec<Row> {
         let (n, from) = (self.n, self.ns.path());
         let six = |end| IpAddr::from(Ipv6Addr::new(0xfd19, hex16(n), 0, 0, 0, 0, 0, end));
-        vec![
+        let mut rows = vec![
             row(self.place, &from, [198, 19, n, 1].into(), &[[198, 19, n, 2].into()]),
             row(self.place, &from, six(1), &[six(2)]),
-        ]
+        ];
+        // A program in the place of the wire carries packets one by one.
+        rows.iter_mut().for_each(|row| row.bundles = self._tunnel.is_none());
+        rows
+    }
+}
+
+/// A host whose packets are cut into pieces by a router on their way to the node.
+pub struct Behind {
+    client: Netns,
+    _router: Netns,
+    n: u8,
+}
+
+impl Behind {
+    /// Puts a router on a device of this name, and a client behind it. TCP's packets leave the client
+    /// without "don't fragment" and as large as its own link takes; the router's link to the node takes
+    /// less. IPv6 has no such routers.
+    pub fn join(node: &Netns, n: u8, name: &str) -> Result<Self> {
+        let (router, client) = (Netns::create("router")?, Netns::create("behind")?);
+        for (end, device, far) in [(node, name, "near"), (&client, "eth0", "far")] {
+            end.ip(&["link", "add", device, "type", "veth", "peer", "name", far, "netns", router.name()])?;
+        }
+        for (place, device, address) in [
+            (node, name, format!("198.19.{n}.1/24")),
+            (&router, "near", format!("198.19.{n}.2/24")),
+            (&router, "far", format!("198.19.10{n}.1/24")),
+            (&client, "eth0", format!("198.19.10{n}.2/24")),
+        ] {
+            place.ip(&["addr", "add", &address, "dev", device])?;
+            place.ip(&["link", "set", device, "up"])?;
+        }
+        router.set_sysctl("net/ipv4/ip_forward", "1")?;
+        router.ip(&["link", "set", "near", "mtu", "900"])?;
+        client.set_sysctl("net/ipv4/ip_no_pmtu_disc", "1")?;
+        // What comes back is not cut: it would not fit into the router's link.
+        let gateway = format!("198.19.10{n}.1");
+        client.ip(&["route", "add", "default", "via", &gateway, "advmss", "800"])?;
+        node.ip(&["route", "add", &format!("198.19.10{n}.0/24"), "via", &format!("198.19.{n}.2")])?;
+        Ok(Self { client, _router: router, n })
+    }
+
+    /// Its way to the node.
+    pub fn rows(&self) -> Vec<Row> {
+        let seen = [198, 19, 100 + self.n, 2].into();
+        let mut way = row("cutting router", &self.client.path(), [198, 19, self.n, 1].into(), &[seen]);
+        way.means = &[Means::Tcp];
+        way.bundles = false;
+        vec![way]
     }
 }
 
@@ -197,6 +248,7 @@ pub fn plain(site: &OneNode, containers: &[PathBuf]) -> Result<Vec<Row>> {
     let mut rows = lan(site, "LAN, no offload")?;
     for row in &mut rows {
         row.plain = true;
+        row.bundles = false;
     }
     Ok(rows)
 }

@@ -32,6 +32,8 @@ struct Seen {
     whole: AtomicU64,
     /// Those whose rest is left to a device that will never come, and whose beginning is right.
     begun: AtomicU64,
+    /// The largest packets of TCP and of UDP that were not put together from pieces.
+    largest: [AtomicU64; 2],
     bad: Mutex<Vec<String>>,
 }
 
@@ -79,6 +81,11 @@ impl Wire {
     /// What was wrong since it was last asked, after what is on its way has been read.
     pub fn wrong(&self) -> Vec<String> {
         mem::take(&mut *self.seen.bad.lock().expect("no panic"))
+    }
+
+    /// The largest packets of TCP and of UDP since it was last asked, with their IP header.
+    pub fn largest(&self) -> [u64; 2] {
+        [0, 1].map(|n| self.seen.largest[n].swap(0, Relaxed))
     }
 
     /// How many checksums were found right, and how many right as far as the sender had to write them.
@@ -208,6 +215,9 @@ fn judge(
         }
     }
     let Some((id, begin, more)) = piece else {
+        if let Some(n) = [6, 17].iter().position(|&p| p == protocol) {
+            seen.largest[n].fetch_max(packet.len() as u64, Relaxed);
+        }
         return transport(&Body { source, destination, protocol, bytes: body }, unfinished, seen)
             .map_err(|e| told(&e));
     };

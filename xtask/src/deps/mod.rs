@@ -43,6 +43,10 @@ const NEEDS: &[Need] = &[
     need("htpasswd", "tests give that registry a password", &["apache2-utils"]),
     need("zstd", "tests pack layers with it", &["zstd"]),
     need("ps", "tests look at processes", &["procps"]),
+    need("busybox", "tests get addresses by DHCP with it", &["busybox-static", "busybox"]),
+    need("networkctl", "tests let systemd-networkd at a node's links", &["systemd"]),
+    need("dockerd", "tests run Docker's engine beside a node", &["docker.io"]),
+    need("docker", "tests run Docker's engine beside a node", &["docker-cli", "docker.io"]),
 ];
 
 /// Only for `cargo xtask test`, which boots other kernels.
