@@ -70,7 +70,7 @@ pub struct Peer {
     ns: Netns,
     n: u8,
     place: &'static str,
-    _tunnel: Option<Tunnel>,
+    tunnel: Option<Tunnel>,
 }
 
 /// What joins a peer to the node.
@@ -131,7 +131,7 @@ impl Peer {
             place.ip(&["addr", "add", &format!("fd19:{n}::{end}/64"), "dev", device, "nodad"])?;
             place.ip(&["link", "set", device, "up"])?;
         }
-        Ok(Self { ns, n, place, _tunnel: tunnel })
+        Ok(Self { ns, n, place, tunnel })
     }
 
     /// Its ways to the node.
@@ -143,7 +143,7 @@ impl Peer {
             row(self.place, &from, six(1), &[six(2)]),
         ];
         // A program in the place of the wire carries packets one by one.
-        rows.iter_mut().for_each(|row| row.bundles = self._tunnel.is_none());
+        rows.iter_mut().for_each(|row| row.bundles = self.tunnel.is_none());
         rows
     }
 }

@@ -259,8 +259,11 @@ impl Engine {
     async fn mend(&self, task: TaskId, mtu: u32) {
         let attached = self.state().attached.get(&task).copied();
         let Some(a) = attached else { return };
-        if let Err(e) = self.connect(task, &a.attachment, mtu, true).await {
-            tracing::warn!("cannot mend the link of task {task}: {e}");
+        match self.connect(task, &a.attachment, mtu, true).await {
+            Ok(()) => tracing::info!(
+                "the link of task {task} is mended: it was changed, or has to follow another MTU"
+            ),
+            Err(e) => tracing::warn!("cannot mend the link of task {task}: {e}"),
         }
     }
 
