@@ -45,6 +45,9 @@ pub enum Reason {
     Connections = 16,
 }
 
+/// Row of `DROPS` for what the guard has dropped: this and the [`Reason`].
+pub const EARLY: u32 = 32;
+
 impl Reason {
     /// Every reason, in the order of the rows.
     pub const ALL: [Self; 17] = [
