@@ -424,7 +424,13 @@ macro_rules! steps {
             pub extern "C" fn dropped(packet: *mut __sk_buff, now: u64, reason: u32) -> i32 {
                 if let Some(room) = Room::find() {
                     let skb = Skb::at(packet);
-                    report::dropped::<$address, _>(&skb, skb.ifindex(), now, (reason, reason), &room.work().ip);
+                    report::dropped::<$address, _>(
+                        &skb,
+                        skb.ifindex(),
+                        now,
+                        (reason, reason),
+                        &room.work().ip,
+                    );
                 }
                 TC_ACT_SHOT
             }

@@ -33,14 +33,8 @@ pub fn dropped<A: Family, P: Packet>(
         return;
     }
     let Some(mut event) = maps::EVENTS.reserve_untyped::<Event>(0) else { return };
-    let mut told = Event {
-        time: now,
-        kind: EVENT_DROP,
-        reason,
-        ifindex,
-        length: packet.length(),
-        ..Event::default()
-    };
+    let mut told =
+        Event { time: now, kind: EVENT_DROP, reason, ifindex, length: packet.length(), ..Event::default() };
     if ip.payload != 0 {
         told.family = A::FAMILY;
         told.protocol = ip.protocol;
