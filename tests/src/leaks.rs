@@ -26,6 +26,8 @@ impl Snapshot {
         let ns = &node.host.ns;
         found.insert("network namespace", namespaces());
         found.insert("link", json_names(&ns.ip(&["-j", "link"])?, |l| l["ifname"].to_string())?);
+        let guarded = ns.ip(&["-j", "link"])?;
+        found.insert("XDP program", json_names(&guarded, |l| format!("{} {}", l["ifname"], l["xdp"]))?);
         // Link-local ones come by themselves, a second or two after their link.
         let routes = |text: String| {
             let ours: Vec<_> = text.lines().filter(|l| !l.contains("fe80::")).collect();

@@ -14,6 +14,8 @@ mod errors;
 mod fragments;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/guard.rs"]
+mod guard;
 #[path = "packets/limits.rs"]
 mod limits;
 #[path = "packets/live.rs"]

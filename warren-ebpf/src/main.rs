@@ -6,6 +6,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
 
+mod guard;
 mod maps;
 mod node;
 mod report;
@@ -14,6 +15,7 @@ mod size;
 mod skb;
 mod socket;
 mod socket6;
+mod xdp;
 
 use aya_ebpf::{
     EbpfContext,
@@ -421,7 +423,14 @@ macro_rules! steps {
             #[inline(never)]
             pub extern "C" fn dropped(packet: *mut __sk_buff, now: u64, reason: u32) -> i32 {
                 if let Some(room) = Room::find() {
-                    report::dropped::<$address>(Skb::at(packet), now, reason, &room.work().ip);
+                    let skb = Skb::at(packet);
+                    report::dropped::<$address, _>(
+                        &skb,
+                        skb.ifindex(),
+                        now,
+                        (reason, reason),
+                        &room.work().ip,
+                    );
                 }
                 TC_ACT_SHOT
             }

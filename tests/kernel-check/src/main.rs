@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, Program, ProgramError, SchedClassifier, TcAttachType, tc},
+    programs::{CgroupAttachMode, Program, ProgramError, SchedClassifier, TcAttachType, XdpMode, tc},
     util::KernelVersion,
 };
 use nix::mount::{MsFlags, mount};
@@ -98,6 +98,12 @@ fn one(object: &mut Ebpf, name: &str, tcx: bool) -> Result<()> {
             // No flag: a link stands beside others anyway, and older kernels refuse flags here.
             p.attach(File::open(CGROUPS)?, CgroupAttachMode::Single).context("attach")?;
             "cgroup"
+        }
+        Program::Xdp(p) => {
+            p.load().map_err(verifier)?;
+            // lo has no driver: the kernel runs it there itself.
+            p.attach("lo", XdpMode::Skb).context("attach")?;
+            "xdp"
         }
         other => bail!("kernel-check cannot attach a program of type {:?}", other.prog_type()),
     };

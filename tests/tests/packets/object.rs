@@ -55,6 +55,7 @@ fn bpftool_loads_it_and_prints_named_fields() -> Result<()> {
         program::NODE_IN_L2,
         program::NODE_IN_L3,
         program::VETH_IN,
+        program::GUARD,
         program::SOCK_CONNECT4,
         program::SOCK_SENDMSG4,
         program::SOCK_RECVMSG4,

@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as Hash, PerCpuArray, lpm_trie},
-    programs::{SchedClassifier, TestRun, TestRunOptions},
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use warren_ebpf::{
     abi::{
-        BACKEND_UP, Backend, BackendRef, DropCounter, Flow, FlowKey, Forward, ForwardKey, Limit, Local,
-        ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey, SourceKey, TCP, UDP, map, program,
+        BACKEND_UP, Backend, BackendRef, Client, ClientKey, DropCounter, EARLY, Flow, FlowKey, Forward,
+        ForwardKey, Limit, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey,
+        SourceKey, TCP, UDP, map, program,
     },
     flow::{
         decide::{Action, Verdict},
@@ -68,7 +69,7 @@ pub fn ip(args: &str) -> Result<()> {
     Ok(())
 }
 
-/// Loads the object and all its TC programs, with small maps.
+/// Loads the object and all its programs for packets, with small maps.
 pub fn load() -> Result<Ebpf> {
     load_sized(ROOM)
 }
@@ -84,6 +85,8 @@ fn load_sized(room: u32) -> Result<Ebpf> {
     for name in [program::NODE_IN_L2, program::NODE_IN_L3, program::VETH_IN] {
         classifier(&mut ebpf, name)?.load()?;
     }
+    let guard: &mut Xdp = ebpf.program_mut(program::GUARD).context("no guard")?.try_into()?;
+    guard.load()?;
     Ok(ebpf)
 }
 
@@ -252,8 +255,27 @@ impl<A: Family> Twins<A> {
 
     /// How many packets the kernel's programs have dropped for this reason.
     pub fn drops(&self, reason: Reason) -> Result<u64> {
+        self.counted(reason as u32)
+    }
+
+    /// How many of them the guard has dropped, and it alone.
+    pub fn early(&self, reason: Reason) -> Result<u64> {
+        self.counted(EARLY + reason as u32)
+    }
+
+    fn counted(&self, row: u32) -> Result<u64> {
         let drops = PerCpuArray::<_, DropCounter>::try_from(self.ebpf.map(map::DROPS).context("map")?)?;
-        Ok(drops.get(&(reason as u32), 0)?.iter().map(|c| c.packets).sum())
+        Ok(drops.get(&row, 0)?.iter().map(|c| c.packets).sum())
+    }
+
+    /// What the kernel knows of clients of ports with limits.
+    pub fn clients(&self) -> Result<HashMap<ClientKey, (u64, u64, u64)>> {
+        let map = self.ebpf.map(named::<A>("CLIENT")).context("map")?;
+        let rows = Hash::<_, ClientKey, Client>::try_from(map)?;
+        Ok(rows
+            .iter()
+            .map(|r| r.map(|(k, c)| (k, (c.flows, c.packets, c.seats))))
+            .collect::<Result<_, _>>()?)
     }
 
     /// Checks that both have the same records (times apart).
@@ -299,8 +321,22 @@ impl<A: Family> Twins<A> {
     }
 }
 
+/// One packet through the guard, as if it came in by lo.
+fn early(ebpf: &mut Ebpf, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
+    let mut out = vec![0; packet.len() + 64];
+    let options =
+        TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+    let guard: &mut Xdp = ebpf.program_mut(program::GUARD).context("no guard")?.try_into()?;
+    let result = guard.test_run(options)?;
+    out.truncate(result.data_size_out as usize);
+    Ok((result.return_value as i32, out))
+}
+
 /// One packet through a program in the kernel: what it returned, and the packet after it.
 pub fn run(ebpf: &mut Ebpf, name: &str, ifindex: u32, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
+    if name == program::GUARD {
+        return early(ebpf, packet);
+    }
     // struct __sk_buff: ifindex is at byte 40.
     let mut context = [0u8; 192];
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());

@@ -30,7 +30,7 @@
 //! | `FRAG4` | LRU hash | [`PieceKey`] → [`Piece`] | programs |
 //! | `SOCK4` | LRU hash | socket cookie (u64) → [`SocketPeer`] | programs |
 //! | `SOCK_UDP4` | LRU hash | [`SocketKey`] → [`SocketFlow`] | programs |
-//! | `DROPS` | per-CPU array | [`Reason`] → [`DropCounter`] | programs |
+//! | `DROPS` | per-CPU array | [`Reason`], [`EARLY`] + [`Reason`] → [`DropCounter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`] | programs |
 //! | `SCRATCH` | per-CPU array, 1 | room to work in, [`Scratch`] | programs |
 
@@ -241,6 +241,8 @@ pub mod program {
     pub const NODE_IN_L3: &str = "node_in_l3";
     /// Ingress of the node's end of a container's veth.
     pub const VETH_IN: &str = "veth_in";
+    /// XDP, of devices with Ethernet headers that are not ours: what is refused, dropped early.
+    pub const GUARD: &str = "guard";
     /// cgroup, connect4.
     pub const SOCK_CONNECT4: &str = "sock_connect4";
     /// cgroup, sendmsg4.

@@ -45,6 +45,11 @@ pub enum Reason {
     Connections = 16,
 }
 
+/// Row of `DROPS` for what the guard has dropped: this and the [`Reason`].
+pub const EARLY: u32 = 32;
+
+const _: () = assert!(Reason::ALL.len() <= EARLY as usize && 2 * EARLY as usize <= super::capacity::REASONS);
+
 impl Reason {
     /// Every reason, in the order of the rows.
     pub const ALL: [Self; 17] = [

@@ -213,6 +213,14 @@ pub(super) fn inbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, w
             return;
         }
     }
+    addressed(node, present, work);
+}
+
+/// What is made of one that is no answer to a container: which service it is for, if that answers its
+/// sender at all.
+#[inline(always)]
+pub(super) fn addressed<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
+    let seen = &work.seen;
     if !is_tracked(seen.protocol) {
         return;
     }

@@ -47,6 +47,14 @@ pub const fn at_most(now: u64, spacing: u32, burst: u32) -> u64 {
     now + spacing as u64 * (burst as u64) + SLACK
 }
 
+/// Whether one more is one too many, which leaves a client's number as it is. One that is too large is
+/// to be lowered, so nothing is said of it.
+#[inline(always)]
+#[must_use]
+pub const fn is_excess(even: u64, now: u64, spacing: u32, burst: u32) -> bool {
+    even <= at_most(now, spacing, burst) && after(even, now, spacing, burst) == EXCESS
+}
+
 /// Takes one of what a client may have; whether there was one.
 #[inline(always)]
 pub fn take<A: Address, T: Tables<A>>(
@@ -141,6 +149,41 @@ impl<A: Address, T: Tables<A>> Operation<u64> for Enter<'_, A, T> {
     }
 }
 
+/// Looks at what a client has, and takes nothing.
+struct Look {
+    measure: Measure,
+    now: u64,
+}
+
+impl Operation<Client> for Look {
+    type Output = bool;
+
+    /// Whether it certainly has nothing left.
+    #[inline(always)]
+    fn run(self, client: &mut Client) -> bool {
+        let Measure { spacing, burst, packets } = self.measure;
+        let even = if packets { client.packets } else { client.flows };
+        spacing != 0 && is_excess(even, self.now, spacing, burst)
+    }
+}
+
+/// Looks whether clients may become known, and lets none in.
+struct LookIn {
+    spacing: u32,
+    burst: u32,
+    now: u64,
+}
+
+impl Operation<u64> for LookIn {
+    type Output = bool;
+
+    /// Whether certainly none may.
+    #[inline(always)]
+    fn run(self, gate: &mut u64) -> bool {
+        is_excess(*gate, self.now, self.spacing, self.burst)
+    }
+}
+
 /// What is said of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -179,6 +222,39 @@ fn ask<A: Address, N: Node<A>>(node: &N, now: u64, packet: bool, work: &Work<A>)
     // Where another CPU has just met it, that one's number stays, and this one goes uncounted.
     let _ = node.clients().create(&key, &measure.first(now));
     Answer::Granted
+}
+
+/// What [`ask`] would answer, and change nothing by it; `Granted` also where that is not certain.
+#[inline(always)]
+fn foresee<A: Address, N: Node<A>>(node: &N, now: u64, packet: bool, work: &Work<A>) -> Answer {
+    let key = client(work);
+    let measure = Measure::new(&node.limit(key.service), packet);
+    match node.clients().apply(&key, Look { measure, now }) {
+        Some(true) => return Answer::Excess,
+        Some(false) => return Answer::Granted,
+        None => {}
+    }
+    let (spacing, burst) = A::NEWCOMERS;
+    match node.gate(LookIn { spacing, burst, now }) {
+        Some(true) => Answer::Stranger,
+        _ => Answer::Granted,
+    }
+}
+
+/// Whether [`pace`] would certainly drop a packet.
+#[inline(always)]
+pub(super) fn is_too_fast<A: Address, N: Node<A>>(node: &N, now: u64, work: &Work<A>) -> bool {
+    node.is_local(&work.seen.tuple.destination) && foresee(node, now, true, work) == Answer::Excess
+}
+
+/// What [`meter`] would make of a flow that begins, where it would certainly drop it; else `Pass`.
+#[inline(always)]
+pub(super) fn foresee_meter<A: Address, N: Node<A>>(node: &N, now: u64, work: &Work<A>) -> Verdict<A> {
+    match foresee(node, now, false, work) {
+        Answer::Granted => Verdict::PASS,
+        Answer::Excess => Verdict::drop(Reason::FlowRate),
+        Answer::Stranger => Verdict::drop(Reason::Newcomers),
+    }
 }
 
 /// Whether a packet is one that its client may send to a port whose packets are limited.

@@ -5,6 +5,7 @@
 pub mod balance;
 mod birth;
 pub mod decide;
+pub mod guard;
 pub mod hash;
 pub mod limit;
 pub mod masquerade;

@@ -12,6 +12,7 @@ use std::{collections::HashMap, vec::Vec};
 use super::{
     Operation, Present, Search, Table, Tables,
     decide::{self, Action, Next, Node, V4, Verdict, Work},
+    guard,
 };
 use crate::{
     abi::{
@@ -200,6 +201,18 @@ impl<A: Family> Model<A> {
         let (mut work, mut quoted) = (Work::default(), Quoted::default());
         decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work, &mut quoted);
         self.execute(packet, &work, &quoted)
+    }
+
+    /// What the guard says of a packet that comes in by a device of the node.
+    #[must_use]
+    pub fn guard(&self, packet: &[u8], ifindex: u32) -> Verdict<A> {
+        let mut bytes = packet.to_vec();
+        let mut work = Work::default();
+        guard::look(self, &self.present(), &Bytes(&mut bytes), 14, ifindex, &mut work);
+        if matches!(work.next, Next::Pace | Next::Forward) {
+            guard::foresee(self, self.now, &mut work);
+        }
+        work.verdict
     }
 
     /// The same for a packet that a container sent.

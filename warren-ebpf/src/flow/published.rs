@@ -54,6 +54,14 @@ pub fn forward<A: Address>(
     follow(tables, present, service, seen, &key, &record, established.is_some())
 }
 
+/// Whether [`forward`] would find a record of the packet's flow.
+#[inline(always)]
+pub(super) fn is_recorded<A: Address>(tables: &impl Tables<A>, seen: &Seen<A>) -> bool {
+    let key = forward_key(seen);
+    tables.established_forwards().with(&key, |_| ()).is_some()
+        || tables.half_open_forwards().with(&key, |_| ()).is_some()
+}
+
 /// What a container's reply must show, and the way it takes; or nothing, see [`resolve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reply<A> {

@@ -22,6 +22,7 @@ macro_rules! of_both_families {
 
 mod datagrams;
 mod family;
+mod guard;
 mod limits;
 mod masquerading;
 mod notices;

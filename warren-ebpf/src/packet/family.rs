@@ -15,6 +15,9 @@ pub trait Family: Address {
     /// ICMP type of an echo reply.
     const ECHO_REPLY: u8;
 
+    /// Length in bytes of an IP header without options or extensions.
+    const HEADER: u32;
+
     /// Reads the IP header at `offset`.
     fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>>;
 
@@ -59,6 +62,7 @@ pub trait Family: Address {
 impl Family for [u8; 4] {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
+    const HEADER: u32 = 20;
 
     #[inline(always)]
     fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>> {
@@ -124,6 +128,7 @@ macro_rules! ipv6_family {
         impl Family for $address {
             const ECHO_REQUEST: u8 = 128;
             const ECHO_REPLY: u8 = 129;
+            const HEADER: u32 = 40;
 
             #[inline(always)]
             fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ip<Self>> {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use warren_ebpf::abi::{DropCounter, Event, Reason, map};
+use warren_ebpf::abi::{DropCounter, EARLY, Event, Reason, map};
 
 use super::{
     NetError,
@@ -25,6 +25,8 @@ pub struct Dropped {
     pub meaning: &'static str,
     /// How many.
     pub packets: u64,
+    /// How many of them the guard has dropped, in a device's driver.
+    pub early: u64,
     /// The last one that was told of: at most one a second and processor is.
     pub last: Option<Told>,
 }
@@ -84,8 +86,9 @@ pub(super) fn dropped(engine: &Engine, last: &LastDrops) -> Result<Vec<Dropped>,
     let now = monotonic_ns();
     let mut found = Vec::new();
     for reason in Reason::ALL {
-        let packets =
-            packets(&counters, reason).map_err(|e| NetError::system("read the drop counters", e))?;
+        let count =
+            |row: u32| packets(&counters, row).map_err(|e| NetError::system("read the drop counters", e));
+        let (late, early) = (count(reason as u32)?, count(EARLY + reason as u32)?);
         let last = last.of(reason as u32).map(|e| {
             let ends = ends(&e);
             Told {
@@ -97,14 +100,20 @@ pub(super) fn dropped(engine: &Engine, last: &LastDrops) -> Result<Vec<Dropped>,
                 device: device(e.ifindex),
             }
         });
-        found.push(Dropped { reason: reason.name(), meaning: meaning(reason), packets, last });
+        found.push(Dropped {
+            reason: reason.name(),
+            meaning: meaning(reason),
+            packets: late + early,
+            early,
+            last,
+        });
     }
     Ok(found)
 }
 
 /// The sum over the processors.
-fn packets(counters: &RawMap, reason: Reason) -> io::Result<u64> {
-    let row = counters.get(&(reason as u32).to_ne_bytes())?.unwrap_or_default();
+fn packets(counters: &RawMap, row: u32) -> io::Result<u64> {
+    let row = counters.get(&row.to_ne_bytes())?.unwrap_or_default();
     let size = size_of::<DropCounter>().next_multiple_of(8);
     let each =
         row.chunks_exact(size).filter_map(|c| from_bytes::<DropCounter>(&c[..size_of::<DropCounter>()]));

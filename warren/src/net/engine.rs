@@ -3,6 +3,7 @@
 //! the same time.
 
 mod found;
+mod guard;
 mod state;
 
 use std::{
@@ -16,8 +17,10 @@ use std::{
 use tokio::sync::{Notify, watch};
 use warren_ebpf::abi::{Backend, map};
 
+pub use self::guard::Guard;
 use self::{
     found::find_attached,
+    guard::Guards,
     state::{GRACE, MEND_PAUSE},
 };
 pub(super) use self::{found::unfinished, state::State};
@@ -131,6 +134,7 @@ impl Engine {
             making: BTreeSet::new(),
             devices: BTreeSet::new(),
             refused: BTreeSet::new(),
+            guards: Guards::new(config.guard),
             mended: BTreeMap::new(),
             switched: false,
             reserved,

@@ -42,6 +42,7 @@ use crate::model::{Assignment, NodeId, PublishDefault};
 
 pub use deny::DenyList;
 pub use drops::{Dropped, Told};
+pub use engine::Guard;
 pub use error::NetError;
 pub use handle::{Gate, Handle};
 pub use home::check as check_home;
@@ -67,6 +68,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Whom ports answer that were published without an address and sources.
     pub publish_default: PublishDefault,
+    /// Where what limits and deny lists refuse is dropped.
+    pub guard: Guard,
     /// The cluster's pools of addresses: what is sent to an address of one that no container has
     /// does not leave the node.
     pub pools: Vec<IpNet>,

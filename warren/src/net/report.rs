@@ -20,6 +20,7 @@ use super::{
     datapath::{
         contents::{Contents, Opened, WRITTEN},
         desired::{Plan, key4, key6, reference},
+        links::device_of,
         sources::of_set,
         sys::{RawMap, from_bytes},
     },
@@ -85,6 +86,8 @@ pub struct Flow {
 pub struct Check {
     /// One sentence for each difference.
     pub problems: Vec<String>,
+    /// One sentence for each thing that was asked for and cannot be had here; nothing is wrong.
+    pub notes: Vec<String>,
     /// Bytes of memory the maps lock.
     pub map_bytes: u64,
     /// The maps.
@@ -347,7 +350,14 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
         if !state.devices.contains(&(d.index, d.name.clone())) {
             check.problems.push(format!("no program is attached to device {}: see the agent's log", d.name));
         }
+        if state.guards.is_missing(&state.loaded, d) {
+            check.problems.push(format!(
+                "the guard is not attached to device {}: the agent attaches it within ten seconds",
+                d.name
+            ));
+        }
     }
+    check.notes = state.guards.notes();
     if let Some(assignment) = engine.heard() {
         let own: BTreeSet<IpAddr> = state.host.locals().map(|(a, _)| a).collect();
         check.problems.extend(foreign_addresses(&assignment, &own));
@@ -359,12 +369,11 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
     }
     let device = |index: u32| state.host.devices.iter().find(|d| d.index == index).map(|d| d.name.clone());
     for (name, info) in &programs {
-        let attached = running.iter().filter(|(_, p)| *p == info.id).filter_map(|(pin, _)| {
-            match pin.strip_prefix("dev-") {
-                Some(index) => device(index.parse().ok()?),
+        let attached =
+            running.iter().filter(|(_, p)| *p == info.id).filter_map(|(pin, _)| match device_of(pin) {
+                Some(index) => device(index),
                 None => Some("cgroup".to_owned()),
-            }
-        });
+            });
         check.programs.push(ProgramUse {
             name: name.clone(),
             runs: info.runs,

@@ -91,6 +91,8 @@ pub struct NodeConfig {
     pub interfaces: Vec<String>,
     /// Whom ports answer that were published without an address and sources.
     pub publish_default: PublishDefault,
+    /// Where what limits and deny lists refuse is dropped.
+    pub guard: net::Guard,
     /// Pool of container addresses, when given.
     pub pool: Option<Ipv4Net>,
     /// The same for IPv6.

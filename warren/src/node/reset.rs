@@ -39,6 +39,7 @@ pub fn reset(data_dir: &Path, socket: &Path) -> Result<(), NodeError> {
         containerd: Containerd::Found,
         interfaces: Vec::new(),
         publish_default: PublishDefault::Any,
+        guard: net::Guard::Tc,
         pool: None,
         pool6: None,
         name: None,

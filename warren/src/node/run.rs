@@ -230,6 +230,7 @@ pub(super) fn net_config(
         deny_file: layout.deny_file(),
         interfaces: config.interfaces.clone(),
         publish_default: config.publish_default,
+        guard: config.guard,
         pools: pools.to_vec(),
     }
 }

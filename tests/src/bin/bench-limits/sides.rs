@@ -30,6 +30,8 @@ pub enum Kind {
     Nobody,
     /// A node of Warren, in TC.
     Warren,
+    /// A node of Warren, in TC and before it in XDP.
+    Guarded,
     /// A dynamic set of nftables with a limit for each element.
     Nft,
     /// iptables with `hashlimit`.
@@ -38,13 +40,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, nobody first.
-    pub const ALL: [Self; 4] = [Self::Nobody, Self::Warren, Self::Nft, Self::Hashlimit];
+    pub const ALL: [Self; 5] = [Self::Nobody, Self::Warren, Self::Guarded, Self::Nft, Self::Hashlimit];
 
     /// What it is called in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nobody => "no limit",
             Self::Warren => "Warren (TC)",
+            Self::Guarded => "Warren, --guard xdp",
             Self::Nft => "nft limit",
             Self::Hashlimit => "iptables hashlimit",
         }
@@ -84,7 +87,7 @@ impl Side {
         let host = cluster.host("node")?;
         let to = host.v4;
         let side = match kind {
-            Kind::Nobody | Kind::Warren => Self::warren(kind, host)?,
+            Kind::Nobody | Kind::Warren | Kind::Guarded => Self::warren(kind, host)?,
             Kind::Nft | Kind::Hashlimit => Self::rival(kind, host, number)?,
         };
         eventually("the container answers", Duration::from_secs(20), || {
@@ -94,8 +97,11 @@ impl Side {
     }
 
     fn warren(kind: Kind, host: Host) -> Result<Self> {
-        let mut node = Node::new(host, &["--log-level", "info"])?;
+        let guard = if kind == Kind::Guarded { "xdp" } else { "tc" };
+        let mut node = Node::new(host, &["--log-level", "info", "--guard", guard])?;
         node.start_agent()?;
+        let check = node.json(&["net", "check"])?;
+        ensure!(check["notes"] == serde_json::json!([]), "{check}");
         node.import(&Image { cmd: vec!["sleep".into()], ..Image::web("bench:1") })?;
         let published = format!("{PORT}:{PORT}/udp");
         node.ok(&["service", "create", "--image", "bench:1", "-p", &published, SERVICE])?;

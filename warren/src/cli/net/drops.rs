@@ -11,7 +11,8 @@ use crate::{
 ///
 /// Only what is surely not wanted is dropped; packets counted here went no further. The counts begin
 /// when the datapath's tables are made, at a node's first start after a reboot. Of the last packet is
-/// told since the agent started.
+/// told since the agent started. EARLY: how many of the packets were dropped in a device's driver
+/// (`warren node start --guard xdp`).
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct DropsArgs {
     /// Reasons that nothing was dropped for, too.
@@ -23,16 +24,16 @@ pub(in crate::cli) struct DropsArgs {
 
 pub(super) async fn drops(args: DropsArgs, context: &Context) -> anyhow::Result<()> {
     let answer = context.node_local().await?.list_drops(ListDropsRequest {}).await?.into_inner();
-    let mut list = output::List::new(["REASON", "PACKETS", "LAST", "MEANING"]);
+    let mut list = output::List::new(["REASON", "PACKETS", "EARLY", "LAST", "MEANING"]);
     for d in answer.drops.into_iter().filter(|d| args.all || d.packets > 0) {
         let json = serde_json::json!({
-            "reason": d.reason, "meaning": d.meaning, "packets": d.packets,
+            "reason": d.reason, "meaning": d.meaning, "packets": d.packets, "early": d.early,
             "last": d.last.as_ref().map(|p| serde_json::json!({
                 "ago_ms": p.ago_ms, "source": p.source, "destination": p.destination,
                 "protocol": p.protocol, "length": p.length, "device": p.device,
             })),
         });
-        let row = vec![d.reason.clone(), d.packets.to_string(), last(&d), d.meaning];
+        let row = vec![d.reason.clone(), d.packets.to_string(), d.early.to_string(), last(&d), d.meaning];
         list.row(d.reason, row, json);
     }
     list.print(args.list)

@@ -155,7 +155,7 @@ async fn check(args: CheckArgs, context: &Context) -> anyhow::Result<()> {
                 })
                 .collect();
             let json = serde_json::json!({
-                "problems": c.problems, "map_bytes": c.map_bytes, "maps": maps, "programs": programs,
+                "problems": c.problems, "notes": c.notes, "map_bytes": c.map_bytes, "maps": maps, "programs": programs,
             });
             format!("{json:#}\n")
         }
@@ -179,6 +179,9 @@ async fn check(args: CheckArgs, context: &Context) -> anyhow::Result<()> {
                 ));
             }
             text.push_str(&format!("maps lock {}\n", indicatif::HumanBytes(c.map_bytes)));
+            for n in &c.notes {
+                text.push_str(&format!("note: {n}\n"));
+            }
             for p in &c.problems {
                 text.push_str(&format!("problem: {p}\n"));
             }

@@ -4,7 +4,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
     cli::Context,
-    model,
+    model, net,
     node::{self, Containerd, LogFormat, NodeConfig},
     worker::runtime::image::Watermarks,
 };
@@ -27,6 +27,10 @@ pub(in crate::cli) struct Args {
     /// private addresses and the node's own subnets (lan); the node itself (none).
     #[arg(long, value_enum, default_value_t, value_name = "WHOM")]
     publish_default: PublishDefault,
+    /// Where packets are dropped that limits and deny lists refuse: where everything is decided (tc),
+    /// or what is sure to be refused in the device's driver already (xdp).
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    guard: Guard,
     /// Where the cluster's container addresses are taken from. Fixed once the cluster exists.
     #[arg(long, value_name = "CIDR")]
     pool: Option<Ipv4Net>,
@@ -85,6 +89,23 @@ impl From<PublishDefault> for model::PublishDefault {
     }
 }
 
+/// [`net::Guard`], as it is written.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Guard {
+    #[default]
+    Tc,
+    Xdp,
+}
+
+impl From<Guard> for net::Guard {
+    fn from(guard: Guard) -> Self {
+        match guard {
+            Guard::Tc => Self::Tc,
+            Guard::Xdp => Self::Xdp,
+        }
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((k, v)) if !k.is_empty() => Ok((k.to_owned(), v.to_owned())),
@@ -104,6 +125,7 @@ impl Args {
             },
             interfaces: self.interface,
             publish_default: self.publish_default.into(),
+            guard: self.guard.into(),
             pool: self.pool,
             pool6: self.pool6,
             name: self.name,

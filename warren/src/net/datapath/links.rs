@@ -53,6 +53,17 @@ impl Hook {
 const PRIORITY: u16 = 0x5752;
 const HANDLE: TcHandle = TcHandle::new(0, 0x5752);
 
+/// What pins of devices' programs begin with.
+const DEVICE: &str = "dev-";
+/// What pins of guards begin with.
+const GUARD: &str = "xdp-";
+
+/// The device that a pin is for, if it is for one.
+#[must_use]
+pub fn device_of(pin: &str) -> Option<u32> {
+    pin.strip_prefix(DEVICE).or_else(|| pin.strip_prefix(GUARD))?.parse().ok()
+}
+
 /// Where the links of one node are pinned.
 #[derive(Debug, Clone)]
 pub struct Links {
@@ -67,7 +78,7 @@ impl Links {
     }
 
     fn device_pin(&self, index: u32) -> PathBuf {
-        self.dir.join(format!("dev-{index}"))
+        self.dir.join(format!("{DEVICE}{index}"))
     }
 
     /// Runs `program` for what comes in by a device, in the place of what we ran there before.
@@ -98,6 +109,32 @@ impl Links {
     pub fn remove_device(&self, index: u32, name: &str) -> Result<(), NetError> {
         remove_filter(name);
         remove_pin(&self.device_pin(index))
+    }
+
+    fn guard_pin(&self, index: u32) -> PathBuf {
+        self.dir.join(format!("{GUARD}{index}"))
+    }
+
+    /// Runs the guard in a device's driver, in the place of what guarded it before.
+    pub fn guard(&self, index: u32, program: BorrowedFd<'_>) -> Result<(), NetError> {
+        self.put(&self.guard_pin(index), program, LinkTarget::Device(index), AttachType::Xdp)
+    }
+
+    /// Whether a guard is there.
+    #[must_use]
+    pub fn is_guarded(&self, index: u32) -> bool {
+        Link::from_pin(&self.guard_pin(index)).and_then(|l| l.info()).is_ok_and(|i| i.ifindex == index)
+    }
+
+    /// Ends the guards of all devices but those for which `stays` says otherwise.
+    pub fn remove_guards(&self, stays: impl Fn(u32) -> bool) -> Result<(), NetError> {
+        for (name, path) in self.pins()? {
+            let index = name.strip_prefix(GUARD).and_then(|n| n.parse().ok());
+            if index.is_some_and(|i| !stays(i)) {
+                remove_pin(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs `program` for all sockets of the machine; it looks itself whose they are.
@@ -146,7 +183,7 @@ impl Links {
     #[must_use]
     pub fn on_devices(&self) -> bool {
         let device = |name: &str, path: &Path| {
-            name.starts_with("dev-")
+            device_of(name).is_some()
                 && Link::from_pin(path).and_then(|l| l.info()).is_ok_and(|i| i.ifindex != 0)
         };
         self.pins().is_ok_and(|pins| pins.iter().any(|(name, path)| device(name, path)))
@@ -155,7 +192,7 @@ impl Links {
     /// Removes the pins of devices that are gone.
     pub fn sweep(&self) -> Result<(), NetError> {
         for (name, path) in self.pins()? {
-            let dead = name.starts_with("dev-")
+            let dead = device_of(&name).is_some()
                 && Link::from_pin(&path).and_then(|l| l.info()).is_ok_and(|i| i.ifindex == 0);
             if dead {
                 remove_pin(&path)?;
@@ -247,6 +284,12 @@ fn find_cgroup2(mounts: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_of_devices_are_told_from_others() {
+        assert_eq!((device_of("dev-7"), device_of("xdp-12")), (Some(7), Some(12)));
+        assert_eq!((device_of("cg-sock_connect4"), device_of("dev-")), (None, None));
+    }
 
     #[test]
     fn cgroup2_is_found_wherever_it_is() {

@@ -15,7 +15,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::{CgroupSockAddr, Program, SchedClassifier},
+    programs::{CgroupSockAddr, Program, SchedClassifier, Xdp},
 };
 use warren_ebpf::abi::{map, program};
 
@@ -177,9 +177,9 @@ impl Loaded {
     }
 
     /// Loads the programs side by side: the verifier is what a start waits for. That of devices
-    /// without link headers waits until there is one.
+    /// without link headers waits until there is one, and the guard until somebody asks for it.
     fn load_programs(&mut self) -> Result<(), NetError> {
-        for name in [program::NODE_IN_L2, program::NODE_IN_L3, program::VETH_IN] {
+        for name in [program::NODE_IN_L2, program::NODE_IN_L3, program::VETH_IN, program::GUARD] {
             if self.ebpf.program(name).is_none() {
                 return Err(NetError::ForeignObject { map: name.into() });
             }
@@ -188,7 +188,7 @@ impl Loaded {
             let loads: Vec<_> = self
                 .ebpf
                 .programs_mut()
-                .filter(|(name, _)| *name != program::NODE_IN_L3)
+                .filter(|(name, _)| ![program::NODE_IN_L3, program::GUARD].contains(name))
                 .map(|(name, p)| scope.spawn(move || load_program(name, p)))
                 .collect();
             loads.into_iter().try_for_each(|l| l.join().unwrap_or(Err(NetError::Stopped)))
@@ -266,6 +266,20 @@ impl Loaded {
         self.attach(index, device, program::VETH_IN)
     }
 
+    /// Attaches, or replaces, the guard of a device.
+    pub fn attach_guard(&mut self, index: u32) -> Result<(), NetError> {
+        let p: &mut Xdp = self
+            .ebpf
+            .program_mut(program::GUARD)
+            .and_then(|p| p.try_into().ok())
+            .ok_or_else(|| NetError::ForeignObject { map: program::GUARD.to_owned() })?;
+        if p.fd().is_err() {
+            p.load().map_err(|e| NetError::program(program::GUARD, e))?;
+        }
+        let fd = p.fd().map_err(|e| NetError::program(program::GUARD, e))?;
+        self.links.guard(index, fd.as_fd())
+    }
+
     fn attach(&mut self, index: u32, device: &str, name: &str) -> Result<(), NetError> {
         let hook = self.hook;
         let p: &mut SchedClassifier = self
@@ -287,6 +301,7 @@ impl Loaded {
                 let fd = match p {
                     Program::SchedClassifier(p) => p.fd().ok()?,
                     Program::CgroupSockAddr(p) => p.fd().ok()?,
+                    Program::Xdp(p) => p.fd().ok()?,
                     _ => return None,
                 };
                 Some((n.to_owned(), program_info(fd.as_fd()).ok()?))

@@ -418,6 +418,8 @@ pub enum AttachType {
     GetPeerName4 = 29,
     /// getpeername(2) of an AF_INET6 socket.
     GetPeerName6 = 30,
+    /// Frames in a device's ring, by its driver.
+    Xdp = 37,
     /// Packets that come in by a device.
     TcxIngress = 46,
 }
@@ -440,14 +442,17 @@ pub struct Link(OwnedFd);
 pub struct LinkInfo {
     /// The program it runs.
     pub program: u32,
-    /// For TCX: its device, 0 when the device is gone. Without meaning for others.
+    /// For TCX and XDP: its device, 0 when the device is gone. Without meaning for others.
     pub ifindex: u32,
 }
 
 impl Link {
     /// Attaches a program, after those that are there.
     pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, kind: AttachType) -> io::Result<Self> {
-        let attr = Attr::new().fd(0, program).u32(8, kind as u32);
+        /// Not in the kernel's own code, where a frame is a socket buffer already.
+        const XDP_IN_THE_DRIVER: u32 = 1 << 2;
+        let flags = if kind == AttachType::Xdp { XDP_IN_THE_DRIVER } else { 0 };
+        let attr = Attr::new().fd(0, program).u32(8, kind as u32).u32(12, flags);
         let mut attr = match target {
             LinkTarget::Device(ifindex) => attr.u32(4, ifindex),
             // Cgroup links always allow others beside them.

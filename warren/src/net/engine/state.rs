@@ -27,6 +27,7 @@ use super::{
         reserved::Reserved,
     },
     found::unfinished,
+    guard::Guards,
 };
 use crate::model::{Assignment, Attachment, TaskId};
 
@@ -55,6 +56,8 @@ pub(in crate::net) struct State {
     pub(in crate::net) devices: BTreeSet<(u32, String)>,
     /// Devices that could not get one, told already.
     pub(super) refused: BTreeSet<(u32, String)>,
+    /// Who drops early.
+    pub(in crate::net) guards: Guards,
     /// When each broken link was mended last.
     pub(super) mended: BTreeMap<TaskId, Instant>,
     /// Whether our programs are in the place of an earlier agent's.
@@ -175,8 +178,8 @@ impl State {
         }
         let mut wanted = BTreeSet::new();
         let uplinks: Vec<_> = self.host.uplinks(&settings.interfaces).cloned().collect();
-        for d in uplinks {
-            let device = (d.index, d.name);
+        for d in &uplinks {
+            let device = (d.index, d.name.clone());
             if !self.devices.contains(&device) {
                 match self.loaded.attach_device(device.0, &device.1, d.layer) {
                     Ok(()) => {
@@ -200,6 +203,7 @@ impl State {
                     self.loaded.links().remove_device(*index, name)?;
                 }
             }
+            self.guards.put(&mut self.loaded, &uplinks, false)?;
             self.devices.retain(|d| wanted.contains(d));
             self.refused.retain(|d| wanted.contains(d));
             return self.loaded.links().sweep();
@@ -212,6 +216,7 @@ impl State {
             }
         }
         self.loaded.attach_sockets()?;
+        self.guards.put(&mut self.loaded, &uplinks, true)?;
         self.forget_others(&wanted, &links)?;
         let late = self.loaded.carry_over()?;
         self.loaded.drop_old_maps()?;
@@ -240,7 +245,7 @@ impl State {
         let ours =
             |index: u32| wanted.iter().any(|(i, _)| *i == index) || links.iter().any(|(i, _)| *i == index);
         for (pin, path) in self.loaded.links().pins()? {
-            let index = pin.strip_prefix("dev-").and_then(|n| n.parse::<u32>().ok());
+            let index = links::device_of(&pin);
             if index.is_some_and(|i| !ours(i)) {
                 bpffs::remove_file(&path).map_err(|e| NetError::system("remove a pinned link", e))?;
             }

@@ -18,7 +18,10 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType},
     },
 };
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::JoinHandle,
+};
 
 use super::NetError;
 use host::{Address, Device, Host, Layer, Route};
@@ -30,6 +33,9 @@ const MAIN_TABLE: u32 = 254;
 pub struct Netlink {
     /// The requests.
     pub handle: rtnetlink::Handle,
+    /// Held by who reads everything: a socket lists one thing at a time, and is busy to whoever asks
+    /// meanwhile.
+    listing: Mutex<()>,
     task: JoinHandle<()>,
 }
 
@@ -38,11 +44,12 @@ impl Netlink {
     pub fn open() -> Result<Self, NetError> {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|e| NetError::system("open a routing socket", e))?;
-        Ok(Self { handle, task: tokio::spawn(connection) })
+        Ok(Self { handle, listing: Mutex::new(()), task: tokio::spawn(connection) })
     }
 
     /// Reads everything.
     pub async fn host(&self) -> Result<Host, NetError> {
+        let _turn = self.listing.lock().await;
         let devices: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(request("list devices"))?;
         let addresses: Vec<AddressMessage> =
@@ -239,4 +246,18 @@ fn route(m: RouteMessage) -> Option<Route> {
     let destination = IpNet::new(destination, h.destination_prefix_length).ok()?;
     let device = if nowhere { None } else { Some(device?) };
     Some(Route { destination, device, gateway, source, metric })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_is_read_by_many_at_once() {
+        let netlink = Netlink::open().unwrap();
+        let all = futures::future::join_all((0..20).map(|_| netlink.host())).await;
+        for host in all {
+            assert!(host.unwrap().devices.iter().any(|d| d.name == "lo"));
+        }
+    }
 }

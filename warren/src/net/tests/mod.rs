@@ -69,6 +69,7 @@ impl World {
             deny_file: PathBuf::from(format!("/run/{name}/deny")),
             interfaces: Vec::new(),
             publish_default: PublishDefault::Any,
+            guard: super::Guard::Tc,
             pools: vec!["10.86.0.0/16".parse().unwrap(), "fd00:86::/48".parse().unwrap()],
         };
         let world = Self { name, config };

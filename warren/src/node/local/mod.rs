@@ -155,6 +155,7 @@ impl node_local_server::NodeLocal for NodeLocal {
             reason: d.reason.to_owned(),
             meaning: d.meaning.to_owned(),
             packets: d.packets,
+            early: d.early,
             last: d.last.map(|p| v1::dropped::Packet {
                 ago_ms: p.ago_ms,
                 source: address(p.source),
@@ -221,6 +222,7 @@ impl node_local_server::NodeLocal for NodeLocal {
         let c = self.net.check().await.map_err(|e| net_error(&e))?;
         Ok(Response::new(v1::CheckNetworkResponse {
             problems: c.problems,
+            notes: c.notes,
             map_bytes: c.map_bytes,
             maps: c
                 .maps
