@@ -59,7 +59,8 @@ pub struct Segment {
     pub flags: u8,
     /// TCP: the sequence number after the segment; 0 for others.
     pub next: u32,
-    /// TCP: the acknowledgement number; 0 for others.
+    /// TCP: the acknowledgement number; 1 for an echo reply, whose identifier may be 0 like a request's; 0 for
+    /// others.
     pub acknowledgement: u32,
 }
 
@@ -222,7 +223,7 @@ pub fn segment<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> 
             if h[0] == A::ECHO_REQUEST {
                 Some(Segment { source_port: be(h[4], h[5]), ..Segment::default() })
             } else if h[0] == A::ECHO_REPLY {
-                Some(Segment { destination_port: be(h[4], h[5]), ..Segment::default() })
+                Some(Segment { destination_port: be(h[4], h[5]), acknowledgement: 1, ..Segment::default() })
             } else {
                 None
             }

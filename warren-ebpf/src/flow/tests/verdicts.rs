@@ -29,6 +29,12 @@ fn what_a_container_may_not_do_is_dropped_with_its_reason<A: Family>() {
         leave(&node, 1, tuple(container(1).0, 0, A::REMOTE, 9), A::ICMP, 0).0,
         dropped(Reason::NotMasqueraded)
     );
+    // An echo's number may be 0: what it is tells a request from a reply.
+    let asks = tuple(container(1).0, 0, A::REMOTE, 0);
+    assert_eq!(leave(&node, 1, asks, A::ICMP, 0).0.action, Action::Device);
+    let mut replies = make(Tuple { destination_port: 9, ..asks }, A::ICMP, 0);
+    replies[A::PAYLOAD + 4..A::PAYLOAD + 6].fill(0);
+    assert_eq!(node.veth_in(&mut replies, container::<A>(1).1), dropped(Reason::NotMasqueraded));
     node.routes[0].2.source = A::ZERO;
     assert_eq!(from_one(&node, A::REMOTE, 53), dropped(Reason::NoRoute));
     node.routes[0].2.flags = ROUTE_PLAIN;
