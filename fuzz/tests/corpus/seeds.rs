@@ -277,5 +277,18 @@ fn frames_as_they_are<A: Side>(name: &str, all: &mut Vec<(String, Vec<u8>)>) {
     for piece in frames::cut::<A>(&ask, 7, 1) {
         strange = strange.frame(0, 1, &piece);
     }
+    if A::FAMILY == 6 {
+        // Headers that are named and not there, before a container and before a published port.
+        let ping = Tuple { destination: A::container(1), ..from(0, 1000, A::node(), 0) };
+        for t in [ping, Tuple { destination: A::node(), ..ping }] {
+            let mut bare = frames::make(t, A::ICMP, 0, Shape::default());
+            (bare[LINK + 4], bare[LINK + 5]) = (0, 0);
+            for (next, length, end) in [(60, 0, 0), (60, 4, 4), (44, 0, 0), (44, 4, 8), (43, 0, 3)] {
+                let mut frame = bare[..LINK + A::HEADER + end].to_vec();
+                (frame[LINK + 5], frame[LINK + 6]) = (length, next);
+                strange = strange.frame(0, 0, &frame);
+            }
+        }
+    }
     all.push((format!("strange-{name}"), strange.0));
 }

@@ -144,19 +144,16 @@ pub(super) fn header6<const WHOLE: bool, P: Packet, A: From<[u8; 16]>>(
         if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
             break;
         }
-        let extension: [u8; 8] = packet.load(payload)?;
-        let mut size = 8;
-        if protocol == FRAGMENT {
-            // One that is all there is (RFC 6946) is none.
-            fragment |= be(extension[2], extension[3]) & FRAGMENT6 != 0;
-        } else {
-            size += u32::from(extension[1]) * 8;
-        }
+        // What is not there hides what follows, too; whom the packet is for is known.
+        let Some(extension) = packet.load::<8>(payload) else { break };
+        let size = if protocol == FRAGMENT { 8 } else { 8 + u32::from(extension[1]) * 8 };
         // A packet that has stations before it shows one as its destination, but is summed up for
         // the last.
         if size > length || (protocol == ROUTING && extension[3] != 0) {
             break;
         }
+        // One that is all there is (RFC 6946) is none.
+        fragment |= protocol == FRAGMENT && be(extension[2], extension[3]) & FRAGMENT6 != 0;
         protocol = extension[0];
         payload += size;
         length -= size;

@@ -130,6 +130,33 @@ fn with_extensions(t: Tuple<V6>, extensions: &[(u8, &[u8])]) -> Vec<u8> {
     packet
 }
 
+/// A kernel that forwards does not look behind the first header: what nobody can read there is for a
+/// container all the same.
+#[test]
+fn extension_headers_that_are_cut_off_hide_nobody() {
+    let mut node = node::<V6>(1);
+    publish(&mut node, V6::ZERO, 80, &[1]);
+    let (address, device) = container::<V6>(1);
+    let packet = |t, next, length, there: usize| {
+        let mut bytes = make(t, TCP, SYN);
+        bytes.truncate(54 + there);
+        (bytes[19], bytes[20]) = (length, next);
+        bytes
+    };
+    for (next, length, there) in [(60, 0, 0), (60, 4, 4), (0, 7, 7), (43, 0, 3), (44, 0, 0), (44, 4, 20)] {
+        let mut bytes = packet(tuple(V6::CLIENT, 40_000, address, 80), next, length, there);
+        assert_eq!(node.node_in(&mut bytes, UPLINK), Verdict::drop(Reason::Unpublished), "{next} {length}");
+        let mut bytes = packet(tuple(V6::CLIENT, 40_000, V6::NODE, 80), next, length, there);
+        assert_eq!(node.node_in(&mut bytes, UPLINK), Verdict::PASS, "{next} {length}");
+        let mut bytes = packet(tuple(address, 40_000, V6::REMOTE, 80), next, length, there);
+        assert_eq!(
+            node.veth_in(&mut bytes, device),
+            Verdict::drop(Reason::NotMasqueraded),
+            "{next} {length}"
+        );
+    }
+}
+
 #[test]
 fn extension_headers_are_passed() {
     const OPTIONS: (u8, &[u8]) = (60, &[0, 1, 4, 0, 0, 0, 0]);
