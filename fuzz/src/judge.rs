@@ -7,7 +7,7 @@ use std::ops::Range;
 use warren_ebpf::{
     abi::{TCP, UDP},
     flow::decide::{Action, Verdict},
-    packet::{Tuple, sum},
+    packet::{Tuple, notice::QUOTE, sum},
 };
 
 use crate::{
@@ -173,4 +173,25 @@ fn transport<A: Side>(read: &Read<A>, frame: &[u8]) -> Option<u16> {
         [sum(read.source.as_ref()), sum(read.destination.as_ref())]
     };
     Some(folded(&[pseudo[0], pseudo[1], sum(payload)]))
+}
+
+/// What the node says to the sender of a packet that does not fit is right, too. `frame` is what was sent.
+pub fn too_big<A: Side>(frame: &[u8], came: &Read<A>, from: A, mtu: u32) {
+    let Some(start) = frame[came.ip..].first_chunk::<QUOTE>() else { return };
+    let head = A::too_big(from, came.source, mtu, start);
+    let notice = [head.as_ref(), start].concat();
+    let read = read::<A>(&notice, 0).expect("an error is understood");
+    assert_eq!((read.source, read.destination, read.protocol), (from, came.source, A::ICMP));
+    assert_eq!(read.payload.end, notice.len(), "an error is as long as it says");
+    let right = |sum: Option<u16>| assert_eq!(sum.unwrap_or(0), 0, "an error's checksums are right");
+    right(header(&read, &notice));
+    // The pseudo header has the length and the protocol, too.
+    let rest = match A::FAMILY {
+        4 => 0,
+        _ => read.payload.len() as u16 + u16::from(A::ICMP),
+    };
+    right(transport(&read, &notice).map(|sum| folded(&[sum, rest])));
+    let quoted = quote::<A>(&notice, read.payload.start + ICMP_HEADER..read.payload.end);
+    let quoted = quoted.expect("an error quotes a packet");
+    assert_eq!((quoted.source, quoted.destination), (came.source, came.destination));
 }

@@ -71,7 +71,7 @@ pub struct World<A: Side> {
     /// What containers were shown, and what that had been before: protocol, container, what it saw.
     shown: HashMap<(u8, u32, Tuple<A>), Vec<Tuple<A>>>,
     /// What others were shown of what containers sent: protocol, what they saw; the container and what it sent.
-    told: HashMap<(u8, Tuple<A>), Vec<(u32, Tuple<A>)>>,
+    told: HashMap<(u8, Tuple<A>), Vec<Said<A>>>,
     /// Where first fragments went.
     pieces: HashMap<PieceOf<A>, (Action, u32, A, A)>,
     /// When a client's packets to [`LIMITED`] came through, of flows that began and of all.
@@ -83,6 +83,9 @@ pub struct World<A: Side> {
     /// The last frames, and where they came in.
     last: Vec<(From, Vec<u8>)>,
 }
+
+/// A container and what it sent.
+type Said<A> = (u32, Tuple<A>);
 
 /// Where a packet comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -15,18 +15,10 @@ use crate::{
 };
 
 impl<A: Side> World<A> {
-    /// Container `id` got `to`, which was `from`: its answer.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn comes_back(
-        &self,
-        sender: From,
-        id: u32,
-        protocol: u8,
-        change: &Change<'_, A>,
-        from: Tuple<A>,
-        to: Tuple<A>,
-        answers: bool,
-    ) {
+    /// Container `id` got a packet: its answer. One to an answer is not asked for.
+    pub(super) fn comes_back(&self, sender: From, id: u32, change: &Change<'_, A>, answers: bool) {
+        let (Some(from), Some(to)) = (change.from(), change.to()) else { return };
+        let protocol = change.came.protocol;
         // What is of no flow may stand where another one is: containers know what to make of it.
         let begins =
             protocol != TCP || change.before[change.came.payload.start + 13] & (SYN | ACK | FIN | RST) == SYN;

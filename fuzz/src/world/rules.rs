@@ -10,7 +10,11 @@ use super::{
     CONTAINERS, DEVICES, From, LIMIT, LIMITED, PUBLISHED, PieceOf, World,
     events::{link, reversed},
 };
-use crate::{family::Side, judge::Change, read::Read};
+use crate::{
+    family::Side,
+    judge::{self, Change},
+    read::Read,
+};
 
 impl<A: Side> World<A> {
     /// A packet that is not sent on: none that is for a container is left to the node's stack, which may
@@ -83,7 +87,7 @@ impl<A: Side> World<A> {
             self.is_published(id, change, from, to);
         }
         if change.came.piece.is_none() {
-            self.comes_back(From::Device(device), id, protocol, change, from, to, answers);
+            self.comes_back(From::Device(device), id, change, answers);
         }
         self.shown.entry((protocol, id, to)).or_default().push(from);
     }
@@ -160,6 +164,9 @@ impl<A: Side> World<A> {
                 "it leaves under an address of the node"
             );
         }
+        if verdict.action == Action::Device {
+            judge::too_big(change.before, &change.came, change.goes.source, 1400);
+        }
         if !change.came.has_header() {
             self.follows(Some(id), change, verdict);
             return;
@@ -184,7 +191,7 @@ impl<A: Side> World<A> {
         if to_container {
             let other = verdict.ifindex - DEVICES;
             if change.came.piece.is_none() {
-                self.comes_back(From::Container(id), other, protocol, change, from, to, answers);
+                self.comes_back(From::Container(id), other, change, answers);
             }
             self.shown.entry((protocol, other, to)).or_default().push(from);
             self.told.entry((protocol, to)).or_default().push((id, from));
