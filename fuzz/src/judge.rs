@@ -7,7 +7,7 @@ use std::ops::Range;
 use warren_ebpf::{
     abi::{TCP, UDP},
     flow::decide::{Action, Verdict},
-    packet::{Tuple, notice::QUOTE, sum},
+    packet::{Bytes, Tuple, notice::QUOTE, sum},
 };
 
 use crate::{
@@ -58,6 +58,7 @@ impl<'a, A: Side> Change<'a, A> {
         change.shows(verdict);
         change.touched();
         change.sums();
+        change.absence(link);
         Some(change)
     }
 
@@ -138,6 +139,24 @@ impl<'a, A: Side> Change<'a, A> {
                 self.same(pair, "a quoted transport checksum", transport);
             }
         }
+    }
+
+    /// A datagram whose sum comes out as 0 shows 0xffff, since 0 would be none. One in 65,536 does, so this one
+    /// is given the checksum with which it does.
+    fn absence(&self, link: usize) {
+        let (Some(from), Some(to)) = (self.from(), self.to()) else { return };
+        let check = self.came.payload.start + self.came.check();
+        let [came, goes] =
+            [self.before, self.after].map(|frame| u16::from_be_bytes([frame[check], frame[check + 1]]));
+        let change = (u32::from(came) + u32::from(!goes)) % 0xffff;
+        if self.came.protocol != UDP || came == 0 || change == 0 {
+            return;
+        }
+        let mut twin = self.before.to_vec();
+        twin[check..check + 2].copy_from_slice(&(change as u16).to_be_bytes());
+        let ip = A::header(&Bytes(&mut twin), link as u32).expect("it was read before");
+        assert!(A::rewrite(&mut Bytes(&mut twin), &ip, &from, &to), "what was read is rewritable");
+        assert_eq!(twin[check..check + 2], [0xff, 0xff], "a sum is not sent as none");
     }
 
     fn same(
