@@ -8,6 +8,7 @@ mod containerd;
 mod demo;
 mod deps;
 mod fix;
+mod fuzz;
 mod kernels;
 mod packages;
 mod process;
@@ -38,6 +39,8 @@ enum Command {
     Fix,
     /// Set up and run every test there is; needs root
     Test(test::Args),
+    /// Let a fuzzer look for packets that the datapath gets wrong
+    Fuzz(fuzz::Args),
     /// Set up and show the main job on this machine; needs root
     Demo(demo::Args),
     /// Set up and measure; needs root
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Check => check::run(),
         Command::Fix => fix::run(),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(what) => bench::run(&what),
     };

@@ -65,7 +65,19 @@ pub fn run(args: &Args) -> Result<()> {
     let other = summary.must("build, with another map ABI", binary_of_another_abi)?;
     let built = summary.must("build", binaries)?;
     summary.part("plain tests", || {
-        execute(&mut cargo(&["test", "-p", "warren", "-p", "warren-ebpf", "-p", "xtask", "-p", "testbox"]))?;
+        execute(&mut cargo(&[
+            "test",
+            "-p",
+            "warren",
+            "-p",
+            "warren-ebpf",
+            "-p",
+            "warren-fuzz",
+            "-p",
+            "xtask",
+            "-p",
+            "testbox",
+        ]))?;
         Ok(None)
     });
     summary.part("tests that need root", || {

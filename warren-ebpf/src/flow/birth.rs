@@ -42,7 +42,7 @@ pub fn choose<A: Address>(
     // One UDP socket both asks and answers: what the container began with this client by itself must
     // not be taken for replies.
     let asks = key.protocol == UDP
-        && masquerade::talks(tables, present, &flow_key(present, &key, &backend, &record));
+        && masquerade::talks(tables, present, &flow_key(present, &key, &backend, &record), backend.backend);
     !asks && !taken(tables, present, &key, &backend, &record)
 }
 

@@ -397,8 +397,8 @@ pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, 
         work.verdict = Verdict::send(Action::Device, route.ifindex, seen.tuple);
     } else if route.source == A::ZERO {
         work.verdict = Verdict::drop(Reason::NoRoute);
-    } else if seen.protocol == A::ICMP && seen.tuple.destination_port != 0 {
-        // An echo reply has no source "port": somebody pinged the container, which nobody outside can.
+    } else if seen.protocol == A::ICMP && seen.segment.acknowledgement != 0 {
+        // An echo reply: somebody pinged the container, which nobody outside can.
         work.verdict = Verdict::drop(Reason::NotMasqueraded);
     } else {
         work.route = route;

@@ -179,7 +179,12 @@ pub fn inbound<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, seen:
 /// Whether the container of a flow that is about to begin already talks to the client, from the
 /// very port that the client wants to reach, under the node's address.
 #[inline(always)]
-pub(super) fn talks<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, flow: &FlowKey<A>) -> bool {
+pub(super) fn talks<A: Address>(
+    tables: &impl Tables<A>,
+    present: &Present<'_>,
+    flow: &FlowKey<A>,
+    owner: BackendRef,
+) -> bool {
     let key = EgressKey {
         container: flow.backend,
         remote: flow.client,
@@ -188,19 +193,22 @@ pub(super) fn talks<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, 
         protocol: flow.protocol,
         pad: [0; 3],
     };
-    live(tables, present, &key).local_port != 0
+    live(tables, present, &key, owner).local_port != 0
 }
 
-/// What a container's packets show outside; all zero when that is over.
+/// What the packets of container `owner` show outside; all zero when that is over, or was another's who had
+/// its address.
 #[inline(always)]
 pub(super) fn live<A: Address>(
     tables: &impl Tables<A>,
     present: &Present<'_>,
     key: &EgressKey<A>,
+    owner: BackendRef,
 ) -> Egress<A> {
     let known = tables.egress().with(key, |e| *e).unwrap_or_default();
     let live = tables.returns().with(&return_key(key, known.local, known.local_port), |r| {
-        r.container == key.container
+        r.backend == owner
+            && r.container == key.container
             && r.container_port == key.container_port
             && !run_out(present, r, key.protocol)
     });

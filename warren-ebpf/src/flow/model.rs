@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A map that forgets what was used least recently when it is full.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lru<K, V> {
     rows: RefCell<Rows<K, V>>,
     capacity: usize,
@@ -106,7 +106,7 @@ impl<K: Copy + Eq + Hash, V: Copy> Table<K, V> for Lru<K, V> {
 }
 
 /// A node in memory. The public tables are what the agent writes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Model<A: Address = V4> {
     /// `CONFIG`.
     pub config: Config,
@@ -198,8 +198,13 @@ impl<A: Family> Model<A> {
     /// Lets a packet (with Ethernet header) in by a device of the node and carries the verdict out
     /// on it.
     pub fn node_in(&self, packet: &mut [u8], ifindex: u32) -> Verdict<A> {
+        self.node_in_at(packet, 14, ifindex)
+    }
+
+    /// The same for a device whose link headers, if any, have this length.
+    pub fn node_in_at(&self, packet: &mut [u8], offset: u32, ifindex: u32) -> Verdict<A> {
         let (mut work, mut quoted) = (Work::default(), Quoted::default());
-        decide::node_in(self, &self.present(), &Bytes(packet), 14, ifindex, &mut work, &mut quoted);
+        decide::node_in(self, &self.present(), &Bytes(packet), offset, ifindex, &mut work, &mut quoted);
         self.execute(packet, &work, &quoted)
     }
 

@@ -64,7 +64,7 @@ pub fn notice_out<A: Family, N: Node<A>, P: Packet>(
     if work.ip.destination == quoted.tuple.source {
         verdict = published(node, quoted, work.owner);
         if verdict.action == Action::Drop {
-            verdict = answered(node, present, quoted);
+            verdict = answered(node, present, quoted, work.owner);
         }
     }
     if verdict.action != Action::Drop {
@@ -212,9 +212,14 @@ fn published<A: Address, N: Node<A>>(node: &N, quoted: &mut Quoted<A>, owner: Ba
     Verdict::send(Action::Container, client.ifindex, shown)
 }
 
-/// What becomes of a container's error about an answer to what it sent out; dropped when it is about none.
+/// What becomes of container `owner`'s error about an answer to what it sent out; dropped when it is about none.
 #[inline(always)]
-fn answered<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, quoted: &mut Quoted<A>) -> Verdict<A> {
+fn answered<A: Address, N: Node<A>>(
+    node: &N,
+    present: &Present<'_>,
+    quoted: &mut Quoted<A>,
+    owner: BackendRef,
+) -> Verdict<A> {
     let got = &quoted.tuple;
     let key = EgressKey {
         container: got.destination,
@@ -224,7 +229,7 @@ fn answered<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, quoted: &mu
         protocol: quoted.ip.protocol,
         pad: [0; 3],
     };
-    let known = masquerade::live(node, present, &key);
+    let known = masquerade::live(node, present, &key, owner);
     if known.local_port == 0 {
         return Verdict::drop(Reason::NoFlow);
     }

@@ -325,8 +325,13 @@ pub fn recall<A: Address>(
         Some(_) => tables.established_forwards().insert(key, &record),
         None => {
             // Promotion, if it is due, comes with the next packet.
-            let known =
-                tables.half_open().with(&flow_key, |flow| same(flow, key) && flow.backend == backend.backend);
+            let known = tables.half_open().with(&flow_key, |flow| {
+                let known = same(flow, key) && flow.backend == backend.backend;
+                if known {
+                    flow.ifindex = seen.ifindex;
+                }
+                known
+            });
             if known != Some(true) {
                 return Delivery::default();
             }

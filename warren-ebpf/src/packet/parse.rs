@@ -59,7 +59,8 @@ pub struct Segment {
     pub flags: u8,
     /// TCP: the sequence number after the segment; 0 for others.
     pub next: u32,
-    /// TCP: the acknowledgement number; 0 for others.
+    /// TCP: the acknowledgement number; 1 for an echo reply, whose identifier may be 0 like a request's; 0 for
+    /// others.
     pub acknowledgement: u32,
 }
 
@@ -143,19 +144,16 @@ pub(super) fn header6<const WHOLE: bool, P: Packet, A: From<[u8; 16]>>(
         if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
             break;
         }
-        let extension: [u8; 8] = packet.load(payload)?;
-        let mut size = 8;
-        if protocol == FRAGMENT {
-            // One that is all there is (RFC 6946) is none.
-            fragment |= be(extension[2], extension[3]) & FRAGMENT6 != 0;
-        } else {
-            size += u32::from(extension[1]) * 8;
-        }
+        // What is not there hides what follows, too; whom the packet is for is known.
+        let Some(extension) = packet.load::<8>(payload) else { break };
+        let size = if protocol == FRAGMENT { 8 } else { 8 + u32::from(extension[1]) * 8 };
         // A packet that has stations before it shows one as its destination, but is summed up for
         // the last.
         if size > length || (protocol == ROUTING && extension[3] != 0) {
             break;
         }
+        // One that is all there is (RFC 6946) is none.
+        fragment |= protocol == FRAGMENT && be(extension[2], extension[3]) & FRAGMENT6 != 0;
         protocol = extension[0];
         payload += size;
         length -= size;
@@ -222,7 +220,7 @@ pub fn segment<P: Packet, A: Family>(packet: &P, ip: &Ip<A>) -> Option<Segment> 
             if h[0] == A::ECHO_REQUEST {
                 Some(Segment { source_port: be(h[4], h[5]), ..Segment::default() })
             } else if h[0] == A::ECHO_REPLY {
-                Some(Segment { destination_port: be(h[4], h[5]), ..Segment::default() })
+                Some(Segment { destination_port: be(h[4], h[5]), acknowledgement: 1, ..Segment::default() })
             } else {
                 None
             }

@@ -59,7 +59,7 @@ fn floors_hold() -> Result<()> {
 
 fn lengths() -> Result<()> {
     let mut files = Vec::new();
-    for room in ["warren", "warren-ebpf", "xtask", "tests"] {
+    for room in ["warren", "warren-ebpf", "fuzz", "xtask", "tests"] {
         files.extend(workspace::rust_files(room)?);
     }
     let report = files::lengths(&files);

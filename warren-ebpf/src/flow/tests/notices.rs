@@ -123,13 +123,17 @@ fn of_a_container_about_a_clients_packet<A: Family>() {
 }
 
 fn of_a_container_about_an_answer<A: Family>() {
-    let node = node::<A>(2);
+    let mut node = node::<A>(2);
     let t = tuple(container(1).0, 5353, A::REMOTE, 53);
     let (_, shown) = leave(&node, 1, t, UDP, 0);
     let report = error(container(1).0, A::REMOTE, &inside(reversed(t), UDP, 0));
-    let (verdict, told) = leaves(&node, 1, report);
+    let (verdict, told) = leaves(&node, 1, report.clone());
     assert_eq!((verdict.action, verdict.ifindex), (Action::Device, UPLINK));
     assert_eq!(told, (A::NODE, A::REMOTE, reversed(shown)));
+    // Whoever has its address next has got nothing.
+    node.backends.get_mut(&1).unwrap().generation = 2;
+    node.links.insert(101, BackendRef { id: 1, generation: 2 });
+    assert_eq!(leaves(&node, 1, report).0, Verdict::drop(Reason::NoFlow));
 }
 
 fn between_containers<A: Family>() {

@@ -4,6 +4,7 @@ use super::*;
 use crate::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_HELD};
 
 of_both_families!(
+    a_half_open_flow_that_is_recalled_answers_by_the_way_it_comes,
     a_connection_keeps_the_clients_address_and_moves_to_the_large_tables,
     flows_spread_over_all_backends,
     collisions_never_mix_connections,
@@ -334,4 +335,16 @@ fn expired_records_free_their_tuple<A: Family>() {
     after(&mut node, 31);
     let (_, inside) = enter(&node, tuple(A::CLIENT, 1000, A::LAN, 8081), TCP, SYN);
     assert_eq!(inside.source_port, 1000, "the first one never got past its SYN");
+}
+
+fn a_half_open_flow_that_is_recalled_answers_by_the_way_it_comes<A: Family>() {
+    const OTHER: u32 = 3;
+    let mut node = node::<A>(1);
+    publish(&mut node, A::ZERO, 8080, &[1]);
+    let t = tuple(A::CLIENT, 4000, A::NODE, 8080);
+    let (_, inside) = enter(&node, t, TCP, SYN);
+    node.fwd_new.clear();
+    let (verdict, _) = enter_by(&node, t, TCP, ACK, SECOND, OTHER);
+    assert_eq!(reached(&verdict), Some(1));
+    assert_eq!(leave(&node, 1, reversed(inside), TCP, SYN_ACK).0.ifindex, OTHER);
 }

@@ -29,6 +29,12 @@ fn what_a_container_may_not_do_is_dropped_with_its_reason<A: Family>() {
         leave(&node, 1, tuple(container(1).0, 0, A::REMOTE, 9), A::ICMP, 0).0,
         dropped(Reason::NotMasqueraded)
     );
+    // An echo's number may be 0: what it is tells a request from a reply.
+    let asks = tuple(container(1).0, 0, A::REMOTE, 0);
+    assert_eq!(leave(&node, 1, asks, A::ICMP, 0).0.action, Action::Device);
+    let mut replies = make(Tuple { destination_port: 9, ..asks }, A::ICMP, 0);
+    replies[A::PAYLOAD + 4..A::PAYLOAD + 6].fill(0);
+    assert_eq!(node.veth_in(&mut replies, container::<A>(1).1), dropped(Reason::NotMasqueraded));
     node.routes[0].2.source = A::ZERO;
     assert_eq!(from_one(&node, A::REMOTE, 53), dropped(Reason::NoRoute));
     node.routes[0].2.flags = ROUTE_PLAIN;
@@ -122,6 +128,33 @@ fn with_extensions(t: Tuple<V6>, extensions: &[(u8, &[u8])]) -> Vec<u8> {
     packet.extend(rest.into_iter().flatten());
     packet.extend_from_slice(&whole[54..]);
     packet
+}
+
+/// A kernel that forwards does not look behind the first header: what nobody can read there is for a
+/// container all the same.
+#[test]
+fn extension_headers_that_are_cut_off_hide_nobody() {
+    let mut node = node::<V6>(1);
+    publish(&mut node, V6::ZERO, 80, &[1]);
+    let (address, device) = container::<V6>(1);
+    let packet = |t, next, length, there: usize| {
+        let mut bytes = make(t, TCP, SYN);
+        bytes.truncate(54 + there);
+        (bytes[19], bytes[20]) = (length, next);
+        bytes
+    };
+    for (next, length, there) in [(60, 0, 0), (60, 4, 4), (0, 7, 7), (43, 0, 3), (44, 0, 0), (44, 4, 20)] {
+        let mut bytes = packet(tuple(V6::CLIENT, 40_000, address, 80), next, length, there);
+        assert_eq!(node.node_in(&mut bytes, UPLINK), Verdict::drop(Reason::Unpublished), "{next} {length}");
+        let mut bytes = packet(tuple(V6::CLIENT, 40_000, V6::NODE, 80), next, length, there);
+        assert_eq!(node.node_in(&mut bytes, UPLINK), Verdict::PASS, "{next} {length}");
+        let mut bytes = packet(tuple(address, 40_000, V6::REMOTE, 80), next, length, there);
+        assert_eq!(
+            node.veth_in(&mut bytes, device),
+            Verdict::drop(Reason::NotMasqueraded),
+            "{next} {length}"
+        );
+    }
 }
 
 #[test]
