@@ -9,7 +9,7 @@ use warren_ebpf::{
 /// A family of addresses. Few of each kind, so that packets meet.
 pub trait Side: Family {
     /// Length of an IP header without options.
-    const HEADER: usize;
+    const IP_HEADER: usize;
 
     /// The address with these octets, 4 or 16.
     fn from_octets(octets: &[u8]) -> Self;
@@ -46,7 +46,7 @@ pub trait Side: Family {
 }
 
 impl Side for [u8; 4] {
-    const HEADER: usize = 20;
+    const IP_HEADER: usize = 20;
 
     fn from_octets(octets: &[u8]) -> Self {
         octets.try_into().expect("four octets")
@@ -108,7 +108,7 @@ fn v6(net: u16, host: u8) -> [u8; 16] {
 macro_rules! side6 {
     ($address:ty) => {
         impl Side for $address {
-            const HEADER: usize = 40;
+            const IP_HEADER: usize = 40;
 
             fn from_octets(octets: &[u8]) -> Self {
                 <[u8; 16]>::try_from(octets).expect("sixteen octets").into()

@@ -66,8 +66,8 @@ pub fn make<A: Side>(t: Tuple<A>, protocol: u8, flags: u8, shape: Shape) -> Vec<
     .expect("it is short");
     if protocol == UDP && shape.unchecked {
         let check = LINK
-            + A::HEADER
-            + if shape.option { out.len() - LINK - A::HEADER - 8 - payload.len() } else { 0 };
+            + A::IP_HEADER
+            + if shape.option { out.len() - LINK - A::IP_HEADER - 8 - payload.len() } else { 0 };
         out[check + 6..check + 8].fill(0);
     }
     if shape.padding {
@@ -116,14 +116,15 @@ pub fn cut<A: Side>(frame: &[u8], number: u16, eights: usize) -> Vec<Vec<u8>> {
             out[whole.ip + 10..whole.ip + 12].copy_from_slice(&check.to_be_bytes());
         } else {
             // The last header before the payload names the fragment's.
-            let name = if head.len() == whole.ip + A::HEADER { whole.ip + 6 } else { whole.ip + A::HEADER };
+            let name =
+                if head.len() == whole.ip + A::IP_HEADER { whole.ip + 6 } else { whole.ip + A::IP_HEADER };
             out[name] = 44;
             let at = offset << 3 | u16::from(i != last);
             out.extend([whole.protocol, 0]);
             out.extend(at.to_be_bytes());
             out.extend(u32::from(number).to_be_bytes());
             out.extend(part);
-            let length = (out.len() - whole.ip - A::HEADER) as u16;
+            let length = (out.len() - whole.ip - A::IP_HEADER) as u16;
             out[whole.ip + 4..whole.ip + 6].copy_from_slice(&length.to_be_bytes());
         }
         out

@@ -24,8 +24,10 @@ impl<A: Side> World<A> {
             return;
         }
         let at = link(from);
-        let Some(header) = frame.get(at..at + A::HEADER).filter(|h| h[0] >> 4 == A::FAMILY) else { return };
-        let destination = A::from_octets(&header[A::HEADER - A::ZERO.as_ref().len()..]);
+        let Some(header) = frame.get(at..at + A::IP_HEADER).filter(|h| h[0] >> 4 == A::FAMILY) else {
+            return;
+        };
+        let destination = A::from_octets(&header[A::IP_HEADER - A::ZERO.as_ref().len()..]);
         match from {
             From::Device(_) => {
                 // The kernel forwards what is whole.
@@ -38,7 +40,7 @@ impl<A: Side> World<A> {
                         let own = usize::from(header[0] & 0x0f) * 4;
                         (20..=length).contains(&own) && at + length <= frame.len()
                     }
-                    _ => at + A::HEADER + length <= frame.len(),
+                    _ => at + A::IP_HEADER + length <= frame.len(),
                 };
                 let known = self.model.endpoints.contains_key(&destination);
                 assert!(!whole || !known, "a container's packet is left to the node");

@@ -284,7 +284,7 @@ fn frames_as_they_are<A: Side>(name: &str, all: &mut Vec<(String, Vec<u8>)>) {
             let mut bare = frames::make(t, A::ICMP, 0, Shape::default());
             (bare[LINK + 4], bare[LINK + 5]) = (0, 0);
             for (next, length, end) in [(60, 0, 0), (60, 4, 4), (44, 0, 0), (44, 4, 8), (43, 0, 3)] {
-                let mut frame = bare[..LINK + A::HEADER + end].to_vec();
+                let mut frame = bare[..LINK + A::IP_HEADER + end].to_vec();
                 (frame[LINK + 5], frame[LINK + 6]) = (length, next);
                 strange = strange.frame(0, 0, &frame);
             }
