@@ -3,6 +3,8 @@
 //! under `cargo test` alike ([`packet`], [`flow`]). The programs themselves are the binary of this
 //! crate, built for the BPF target with the feature `programs`.
 #![no_std]
+// core::sync::atomic has no read-modify-write on this target.
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
 
 pub mod abi;
 pub mod flow;

@@ -68,7 +68,7 @@ impl Room {
     /// Puts a value into its place.
     #[inline(always)]
     fn value<V: Copy>(self, value: &V) -> *mut V {
-        const { assert!(size_of::<V>() <= size_of::<[u64; 10]>() && align_of::<V>() <= 8) };
+        const { assert!(size_of::<V>() <= size_of::<[u64; 12]>() && align_of::<V>() <= 8) };
         // SAFETY: as above.
         unsafe {
             let place = (&raw mut (*self.0).value).cast::<V>();

@@ -113,6 +113,13 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn merged(&self) -> u32 {
+        // SAFETY: as above.
+        let segments = unsafe { (&raw const (*self.0).gso_segs).read_volatile() };
+        if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper writes all N bytes or fails.

@@ -59,6 +59,21 @@ pub struct Piece<A> {
 }
 
 layout! {
+/// What a flow has carried: IP packets with their headers, those of merged segments once. Of a packet in
+/// fragments the first one only.
+pub struct Traffic {
+    /// Bytes to the container.
+    pub received: u64,
+    /// Bytes from the container.
+    pub sent: u64,
+    /// Packets to the container, merged ones counted apart; begins anew after the largest number.
+    pub received_packets: u32,
+    /// Packets from the container, likewise.
+    pub sent_packets: u32,
+}
+}
+
+layout! {
 /// Key of a tracking record: the tuple that the container's reply shows.
 pub struct FlowKey<A> {
     /// The client, as the container sees it.
@@ -99,19 +114,19 @@ pub struct Flow<A> {
     pub state: u8,
     /// `FLOW_FROM_CONTAINER`, `FLOW_HAIRPIN`.
     pub flags: u8,
-    /// Smallest MTU of the way, 0 when unknown.
-    pub mtu: u16,
-    /// While half-open: the sequence number after all that the container has sent, which is what
-    /// the client's ACK must name for the flow to be established. Only who sees the container's
-    /// packets knows it. Meaningless before `FLOW_REPLIED`; not kept up to date afterwards. Of UDP:
-    /// the second of the monotonic clock in which the flow began.
-    pub expected: u32,
     /// The client's seat that it has ([`SeatKey::seat`](super::SeatKey::seat)); 0: none.
     pub seat: u16,
+    /// Of TCP in `FLOW_NEW4`: the sequence number after all that the container has sent, which is what
+    /// the client's ACK must name for the flow to be established. Only who sees the container's
+    /// packets knows it. Meaningless before `FLOW_REPLIED`. Of TCP in `FLOW_EST4`: the second of the
+    /// monotonic clock in which it was established. Of UDP: the second in which it began.
+    pub expected: u32,
     /// Tells it from others that had the seat.
     pub turn: u8,
     /// Zero.
-    pub pad: u8,
+    pub pad: [u8; 3],
+    /// What it has carried.
+    pub traffic: Traffic,
 }
 }
 

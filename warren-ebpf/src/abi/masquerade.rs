@@ -2,7 +2,7 @@
 //! answer shows and is at the same time the lock on the port: it is made first, and only where no
 //! live one is. `MASQ_OUT4` finds it from the container's side.
 
-use super::BackendRef;
+use super::{BackendRef, Traffic};
 use crate::layout;
 
 /// `Return::flags`: an answer has been seen.
@@ -43,6 +43,10 @@ pub struct Return<A> {
     pub flags: u8,
     /// Zero.
     pub pad: A::Fill,
+    /// When it began, nanoseconds of the monotonic clock, coarse.
+    pub began: u64,
+    /// What it has carried.
+    pub traffic: Traffic,
 }
 }
 

@@ -461,6 +461,7 @@ pub const ABI_HASH: u64 = {
         PieceKey::<[u8; 16]>::HASH,
         Piece::<[u8; 16]>::HASH,
         Scratch::HASH,
+        Traffic::HASH,
         Limit::HASH,
         ClientKey::HASH,
         Client::HASH,

@@ -91,7 +91,7 @@ pub struct Scratch {
     /// A key of a table.
     pub key: [u64; 6],
     /// A value of a table.
-    pub value: [u64; 10],
+    pub value: [u64; 12],
     /// What was found out about a packet.
     pub work: [[u64; 8]; 5],
     /// What an ICMP error quotes.

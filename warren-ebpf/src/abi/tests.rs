@@ -44,13 +44,16 @@ fn of_one_family() {
 fn of_ipv4() {
     lies!(ServiceKey<V4>, 8, address 0, port 4, protocol 6, pad 7);
     lies!(Route<V4>, 16, ifindex 0, source 4, flags 8, mtu 12);
+    lies!(Traffic, 24, received 0, sent 8, received_packets 16, sent_packets 20);
     lies!(FlowKey<V4>, 16, client 0, backend 4, client_port 8, backend_port 10, protocol 12, pad 13);
-    lies!(Flow<V4>, 48, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 28,
-        published_port 32, client_port 34, state 36, flags 37, mtu 38, expected 40, seat 44, turn 46, pad 47);
+    lies!(Flow<V4>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 28,
+        published_port 32, client_port 34, state 36, flags 37, seat 38, expected 40, turn 44, pad 45,
+        traffic 48);
     lies!(Seat<V4>, 24, taken 0, flow 8);
     lies!(ForwardKey<V4>, 16, client 0, published 4, client_port 8, published_port 10, protocol 12, pad 13);
     lies!(ReturnKey<V4>, 16, remote 0, local 4, remote_port 8, local_port 10, protocol 12, pad 13);
-    lies!(Return<V4>, 24, last_seen 0, backend 8, container 16, container_port 20, state 22, flags 23, pad 24);
+    lies!(Return<V4>, 56, last_seen 0, backend 8, container 16, container_port 20, state 22, flags 23, pad 24, began 24,
+        traffic 32);
     lies!(EgressKey<V4>, 16, container 0, remote 4, container_port 8, remote_port 10, protocol 12, pad 13);
     lies!(Egress<V4>, 8, local 0, local_port 4, pad 6);
     lies!(PieceKey<V4>, 20, source 0, destination 4, id 8, from 12, protocol 16);
@@ -65,12 +68,14 @@ fn of_ipv6() {
     lies!(ServiceKey<V6>, 20, address 0, port 16, protocol 18, pad 19);
     lies!(Route<V6>, 28, ifindex 0, source 4, flags 20, mtu 24);
     lies!(FlowKey<V6>, 40, client 0, backend 16, client_port 32, backend_port 34, protocol 36, pad 37);
-    lies!(Flow<V6>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
-        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, seat 68, turn 70, pad 71);
+    lies!(Flow<V6>, 96, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
+        published_port 56, client_port 58, state 60, flags 61, seat 62, expected 64, turn 68, pad 69,
+        traffic 72);
     lies!(Seat<V6>, 48, taken 0, flow 8);
     lies!(ForwardKey<V6>, 40, client 0, published 16, client_port 32, published_port 34, protocol 36, pad 37);
     lies!(ReturnKey<V6>, 40, remote 0, local 16, remote_port 32, local_port 34, protocol 36, pad 37);
-    lies!(Return<V6>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);
+    lies!(Return<V6>, 72, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36, began 40,
+        traffic 48);
     lies!(EgressKey<V6>, 40, container 0, remote 16, container_port 32, remote_port 34, protocol 36, pad 37);
     lies!(Egress<V6>, 20, local 0, local_port 16, pad 18);
     lies!(PieceKey<V6>, 44, source 0, destination 16, id 32, from 36, protocol 40);
@@ -87,12 +92,14 @@ fn words_are_octets() {
     lies!(ServiceKey<W>, 20, address 0, port 16, protocol 18, pad 19);
     lies!(Route<W>, 28, ifindex 0, source 4, flags 20, mtu 24);
     lies!(FlowKey<W>, 40, client 0, backend 16, client_port 32, backend_port 34, protocol 36, pad 37);
-    lies!(Flow<W>, 72, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
-        published_port 56, client_port 58, state 60, flags 61, mtu 62, expected 64, seat 68, turn 70, pad 71);
+    lies!(Flow<W>, 96, last_seen 0, backend 8, ifindex 16, service 20, published 24, client 40,
+        published_port 56, client_port 58, state 60, flags 61, seat 62, expected 64, turn 68, pad 69,
+        traffic 72);
     lies!(Seat<W>, 48, taken 0, flow 8);
     lies!(ForwardKey<W>, 40, client 0, published 16, client_port 32, published_port 34, protocol 36, pad 37);
     lies!(ReturnKey<W>, 40, remote 0, local 16, remote_port 32, local_port 34, protocol 36, pad 37);
-    lies!(Return<W>, 40, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36);
+    lies!(Return<W>, 72, last_seen 0, backend 8, container 16, container_port 32, state 34, flags 35, pad 36, began 40,
+        traffic 48);
     lies!(EgressKey<W>, 40, container 0, remote 16, container_port 32, remote_port 34, protocol 36, pad 37);
     lies!(Egress<W>, 20, local 0, local_port 16, pad 18);
     lies!(SocketPeer<W>, 36, address 0, port 16, backend_port 18, backend_address 20);

@@ -187,7 +187,7 @@ pub fn look_in<A: Family, N: Node<A>, P: Packet>(
     let Some(ip) = A::header(packet, offset) else { return };
     work.ip = ip;
     if let Some(segment) = packet::transport(packet, &work.ip) {
-        work.seen = Seen::new(&work.ip, &segment, ifindex);
+        work.seen = Seen::new(packet, &work.ip, &segment, ifindex);
         inbound(node, present, work);
     } else if work.ip.fragment {
         work.next = Next::Piece;
@@ -337,7 +337,7 @@ pub fn look_out<A: Family, N: Node<A>, P: Packet>(
         }
         return;
     };
-    work.seen = Seen::new(&work.ip, &segment, ifindex);
+    work.seen = Seen::new(packet, &work.ip, &segment, ifindex);
     outbound(node, present, work);
 }
 

@@ -36,7 +36,7 @@ pub fn look<A: Family, N: Node<A>, P: Packet>(
     // A number that the compiler knows.
     work.ip = Ip { offset, payload: offset + A::HEADER, ..ip };
     let Some(segment) = packet::transport(packet, &work.ip) else { return };
-    work.seen = Seen::new(&work.ip, &segment, ifindex);
+    work.seen = Seen::new(packet, &work.ip, &segment, ifindex);
     if !masquerade::concerns(present, &work.seen) {
         decide::addressed(node, present, work);
     }

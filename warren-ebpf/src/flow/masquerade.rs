@@ -10,7 +10,7 @@ use super::{
 use crate::{
     abi::{
         Address, BackendRef, Egress, EgressKey, FLOW_ESTABLISHED, FLOW_OPENING, FlowKey, MASQUERADE_REPLIED,
-        Reason, Return, ReturnKey, TCP,
+        Reason, Return, ReturnKey, TCP, Traffic,
     },
     packet::Tuple,
 };
@@ -46,6 +46,8 @@ pub fn outbound<A: Address>(
         state,
         flags: 0,
         pad: A::Fill::default(),
+        began: present.now,
+        traffic: seen.size.sent(),
     };
     let known = tables.egress().with(&key, |e| *e);
     if let Some(known) = known
@@ -58,10 +60,12 @@ pub fn outbound<A: Address>(
             if mine {
                 if seen.segment.pure_syn() && (tcp::over(r.state) || run_out(present, r, key.protocol)) {
                     r.state = FLOW_OPENING;
+                    (r.began, r.traffic) = (present.now, Traffic::default());
                 } else {
                     r.state = tcp::next(r.state, seen.segment.flags, Side::Client, true);
                 }
                 touch(&mut r.last_seen, present.now);
+                seen.size.count_sent(&mut r.traffic);
             }
             mine
         });
@@ -163,6 +167,7 @@ pub fn inbound<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, seen:
             r.state = tcp::next(r.state, seen.segment.flags, Side::Server, true);
             r.flags |= MASQUERADE_REPLIED;
             touch(&mut r.last_seen, present.now);
+            seen.size.count_received(&mut r.traffic);
             *r
         })
         .unwrap_or_default();

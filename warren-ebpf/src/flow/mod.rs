@@ -17,6 +17,7 @@ pub mod published;
 mod record;
 pub mod seat;
 pub mod tcp;
+pub mod traffic;
 pub mod udp;
 mod verdict;
 
@@ -29,8 +30,10 @@ use crate::{
         Egress, EgressKey, Flow, FlowKey, Forward, ForwardKey, Piece, PieceKey, Return, ReturnKey, Seat,
         SeatKey, UDP,
     },
-    packet::{Ip, Segment, Tuple},
+    packet::{Ip, Packet, Segment, Tuple},
 };
+
+use traffic::Size;
 
 /// A hash map of the kernel.
 pub trait Table<K, V> {
@@ -114,14 +117,22 @@ pub struct Seen<A> {
     pub segment: Segment,
     /// Device it came in by.
     pub ifindex: u32,
+    /// What it is counted as.
+    pub size: Size,
 }
 
 impl<A: Address> Seen<A> {
     /// The packet that was parsed as `ip` and `segment`.
     #[inline(always)]
     #[must_use]
-    pub fn new(ip: &Ip<A>, segment: &Segment, ifindex: u32) -> Self {
-        Self { tuple: Tuple::of(ip, segment), protocol: ip.protocol, segment: *segment, ifindex }
+    pub fn new<P: Packet>(packet: &P, ip: &Ip<A>, segment: &Segment, ifindex: u32) -> Self {
+        Self {
+            tuple: Tuple::of(ip, segment),
+            protocol: ip.protocol,
+            segment: *segment,
+            ifindex,
+            size: Size::of(packet, ip),
+        }
     }
 
     /// Whether it may be a flow's first packet: a pure SYN, or any UDP.

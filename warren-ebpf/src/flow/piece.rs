@@ -28,7 +28,7 @@ pub fn piece_in<A: Family, N: Node<A>, P: Packet>(
     if !A::is_first(packet, &work.ip) {
         follow(node, present, packet, 0, work);
     } else if let Some(segment) = packet::segment(packet, &work.ip) {
-        work.seen = Seen::new(&work.ip, &segment, ifindex);
+        work.seen = Seen::new(packet, &work.ip, &segment, ifindex);
         decide::inbound(node, present, work);
     }
 }
@@ -49,7 +49,7 @@ pub fn piece_out<A: Family, N: Node<A>, P: Packet>(
             work.verdict = decide::unreadable(node, &work.ip);
         }
     } else if let Some(segment) = packet::segment(packet, &work.ip) {
-        work.seen = Seen::new(&work.ip, &segment, ifindex);
+        work.seen = Seen::new(packet, &work.ip, &segment, ifindex);
         decide::outbound(node, present, work);
     } else {
         work.verdict = decide::unreadable(node, &work.ip);

@@ -20,7 +20,9 @@ use super::{
     record::{client_hash, delivery, flow, flow_key, forward_key, record, same},
     resolve, seat,
     tcp::{self, Side},
-    touch, udp,
+    touch,
+    traffic::Size,
+    udp::{self, second},
 };
 use crate::{
     abi::{
@@ -102,6 +104,7 @@ pub fn reply<A: Address>(
         owner,
         udp: seen.protocol == UDP,
         segment: seen.segment,
+        size: seen.size,
         now: present.now,
         established: true,
     };
@@ -120,6 +123,7 @@ struct Answer {
     owner: BackendRef,
     udp: bool,
     segment: Segment,
+    size: Size,
     now: u64,
     established: bool,
 }
@@ -147,6 +151,7 @@ impl<A: Address> Operation<Flow<A>> for Answer {
             }
         }
         touch(&mut flow.last_seen, self.now);
+        self.size.count_sent(&mut flow.traffic);
         Reply {
             tuple: Tuple {
                 source: flow.published,
@@ -191,6 +196,7 @@ fn follow<A: Address>(
         up: backend.state == BACKEND_UP,
         segment: seen.segment,
         ifindex: seen.ifindex,
+        size: seen.size,
         established: true,
     };
     let in_established = tables.established().apply(&flow_key, advance);
@@ -206,6 +212,7 @@ fn follow<A: Address>(
                     let mut flow = flow(present, service, seen, key, &backend, record);
                     if established {
                         flow.state = FLOW_ESTABLISHED;
+                        flow.expected = second(present.now);
                         tables.established().insert(&flow_key, &flow);
                     } else {
                         // As if nothing had been answered: what was is forgotten, the container's
@@ -221,7 +228,10 @@ fn follow<A: Address>(
         Step::Gone => return Delivery::default(),
         Step::Keep => {}
         Step::Promote => {
-            if let Some(flow) = tables.half_open().with(&flow_key, |flow| *flow) {
+            if let Some(mut flow) = tables.half_open().with(&flow_key, |flow| *flow) {
+                if key.protocol != UDP {
+                    flow.expected = second(present.now);
+                }
                 // In this order, so that a reply finds the record at any moment.
                 tables.established().insert(&flow_key, &flow);
                 tables.established_forwards().insert(key, record);
@@ -245,6 +255,7 @@ struct Advance<'a, A: Address> {
     up: bool,
     segment: Segment,
     ifindex: u32,
+    size: Size,
     established: bool,
 }
 
@@ -274,6 +285,7 @@ impl<A: Address> Operation<Flow<A>> for Advance<'_, A> {
             flow.state = tcp::next(flow.state, self.segment.flags, Side::Client, proven);
         }
         touch(&mut flow.last_seen, self.present.now);
+        self.size.count_received(&mut flow.traffic);
         if flow.ifindex != self.ifindex {
             flow.ifindex = self.ifindex;
         }
@@ -317,6 +329,7 @@ pub fn recall<A: Address>(
         up: backend.state == BACKEND_UP,
         segment: seen.segment,
         ifindex: seen.ifindex,
+        size: seen.size,
         established: true,
     };
     let in_established = tables.established().apply(&flow_key, advance);

@@ -91,11 +91,11 @@ pub(super) fn flow<A: Address>(
         client_port: key.client_port,
         state: FLOW_OPENING,
         flags: record.flags,
-        mtu: 0,
-        expected: if key.protocol == UDP { second(present.now) } else { 0 },
         seat: record.seat,
+        expected: if key.protocol == UDP { second(present.now) } else { 0 },
         turn: record.turn,
-        pad: 0,
+        pad: [0; 3],
+        traffic: seen.size.received(),
     }
 }
 

@@ -34,6 +34,12 @@ pub trait Packet {
     /// Length in bytes; of all segments together when they are merged (GRO).
     fn length(&self) -> u32;
 
+    /// How many packets the kernel has merged in it; 1: it is one.
+    #[inline(always)]
+    fn merged(&self) -> u32 {
+        1
+    }
+
     /// Reads `N` bytes; `None` past the end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 

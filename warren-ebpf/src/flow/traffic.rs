@@ -1,0 +1,81 @@
+//! What flows carry: counters in their records.
+
+use crate::{
+    abi::{Address, Traffic},
+    packet::{Ip, Packet},
+};
+
+/// What a packet adds to the counters of its flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Size {
+    /// Its bytes, IP header included.
+    pub bytes: u32,
+    /// How many packets are merged in it; 1: it is one.
+    pub packets: u32,
+}
+
+impl Size {
+    /// That of the packet whose header is `ip`.
+    #[inline(always)]
+    #[must_use]
+    pub fn of<A: Address, P: Packet>(packet: &P, ip: &Ip<A>) -> Self {
+        Self { bytes: ip.payload - ip.offset + ip.length, packets: packet.merged() }
+    }
+
+    /// The counters of a flow that begins with this packet, sent to the container.
+    #[inline(always)]
+    #[must_use]
+    pub fn received(self) -> Traffic {
+        Traffic { received: self.bytes.into(), received_packets: self.packets, ..Traffic::default() }
+    }
+
+    /// The counters of a flow that begins with this packet of the container.
+    #[inline(always)]
+    #[must_use]
+    pub fn sent(self) -> Traffic {
+        Traffic { sent: self.bytes.into(), sent_packets: self.packets, ..Traffic::default() }
+    }
+
+    /// Counts the packet as one that the container gets.
+    #[inline(always)]
+    pub fn count_received(self, traffic: &mut Traffic) {
+        add(&mut traffic.received, self.bytes.into());
+        add32(&mut traffic.received_packets, self.packets);
+    }
+
+    /// Counts the packet as one of the container's.
+    #[inline(always)]
+    pub fn count_sent(self, traffic: &mut Traffic) {
+        add(&mut traffic.sent, self.bytes.into());
+        add32(&mut traffic.sent_packets, self.packets);
+    }
+}
+
+/// Implements adding to a number that other processors add to at the same time: one instruction, or a count
+/// would be lost now and then.
+macro_rules! add {
+    ($name:ident, $number:ty) => {
+        #[cfg(target_arch = "bpf")]
+        #[inline(always)]
+        fn $name(place: &mut $number, more: $number) {
+            // SAFETY: an aligned number of a map value. core::sync has no such operation on this target, the
+            // compiler's intrinsic has.
+            unsafe {
+                core::intrinsics::atomic_xadd::<
+                    $number,
+                    $number,
+                    { core::intrinsics::AtomicOrdering::Relaxed },
+                >(place, more);
+            }
+        }
+
+        #[cfg(not(target_arch = "bpf"))]
+        fn $name(place: &mut $number, more: $number) {
+            *place = place.wrapping_add(more);
+        }
+    };
+}
+
+add!(add, u64);
+add!(add32, u32);
