@@ -148,6 +148,7 @@ impl<A: Side> World<A> {
                 model.services.insert(ServiceKey { address, port, protocol, pad: 0 }, service);
             }
         }
+        model.sum_up(A::pool());
         Self {
             model,
             shown: HashMap::new(),

@@ -399,9 +399,10 @@ macro_rules! steps {
             #[unsafe(export_name = concat!(stringify!($family), "_settle"))]
             #[inline(never)]
             pub extern "C" fn settle() -> u32 {
-                let Some($room) = Room::find() else { return 0 };
+                let (Some(config), Some($room)) = (maps::CONFIG.get(0), Room::find()) else { return 0 };
                 let $packet = NO_PACKET;
-                decide::settle::<$address, _>(&$maps, $room.work());
+                // No record's age is asked for.
+                decide::settle::<$address, _>(&$maps, &Present { config, now: 0 }, $room.work());
                 0
             }
 

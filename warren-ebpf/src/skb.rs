@@ -8,8 +8,8 @@ use aya_ebpf::{
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{
-        bpf_check_mtu, bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace,
-        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use warren_ebpf::packet::Packet;
@@ -137,13 +137,6 @@ impl Packet for Skb {
         let flags = u64::from(BPF_F_INVALIDATE_HASH);
         // SAFETY: the helper reads N bytes and checks the offset itself.
         unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags) == 0 }
-    }
-
-    #[inline(always)]
-    fn fix_header(&mut self, offset: u32, from: [u8; 4], to: [u8; 4]) -> bool {
-        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-        // SAFETY: the helper checks the offset itself.
-        unsafe { bpf_l3_csum_replace(self.0, offset, u64::from(from), u64::from(to), 4) == 0 }
     }
 
     #[inline(always)]

@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::{
     abi::{
-        Address as _, BackendRef, CONFIG_ENABLED, SOCKET_FROM, SOCKET_TO, Service, SocketFlow, SocketKey,
-        SocketPeer, TCP, UDP, Words as V6,
+        Address as _, BackendRef, CONFIG_ENABLED, Config, SOCKET_FROM, SOCKET_TO, Service, SocketFlow,
+        SocketKey, SocketPeer, TCP, UDP, Words as V6,
     },
     flow::{
         Resolved, balance,
@@ -104,13 +104,14 @@ fn bound(ctx: *mut bpf_sock_addr) -> V6 {
     })
 }
 
-/// Whether Warren is at work and this is one of the node's own processes.
+/// The settings, if Warren is at work and this is one of the node's own processes.
 #[inline(always)]
-fn concerns(context: &SockAddrContext) -> bool {
-    let Some(config) = maps::CONFIG.get(0) else { return false };
-    config.flags & CONFIG_ENABLED != 0
+fn concerned(context: &SockAddrContext) -> Option<&'static Config> {
+    let config = maps::CONFIG.get(0)?;
+    let concerns = config.flags & CONFIG_ENABLED != 0
         // SAFETY: the context is valid.
-        && unsafe { bpf_get_netns_cookie(context.as_ptr()) } == config.netns_cookie
+        && unsafe { bpf_get_netns_cookie(context.as_ptr()) } == config.netns_cookie;
+    if concerns { Some(config) } else { None }
 }
 
 /// Points a connecting socket at a backend, if it asked for a published port.
@@ -122,21 +123,19 @@ pub fn connect6(context: &SockAddrContext) {
         (SOCK_DGRAM, p) if p == u32::from(UDP) => UDP,
         _ => return,
     };
-    if !concerns(context) {
-        return;
-    }
+    let Some(config) = concerned(context) else { return };
     let asked = address(ctx);
     let port = u16::from_be(field!(ctx, user_port) as u16);
     let asked4 = unmapped(&asked);
     let bound = bound(ctx);
     let (backend, target) = if asked4 != V4::ZERO {
-        let Some(service) = service_at(&MAPS, &asked4, port, protocol) else { return };
+        let Some(service) = service_at(&MAPS, config, &asked4, port, protocol) else { return };
         if (asked4[0] != 127 && !MAPS.is_local(&asked4)) || unmapped(&bound)[0] == 127 {
             return;
         }
         (choose4(&service), service.target)
     } else {
-        let Some(service) = service_at(&Maps6, &asked, port, protocol) else { return };
+        let Some(service) = service_at(&Maps6, config, &asked, port, protocol) else { return };
         if asked == LOOPBACK {
             // One that is bound to an address of IPv6 speaks no IPv4.
             if bound != V6::ZERO {
@@ -174,9 +173,10 @@ pub fn connect6(context: &SockAddrContext) {
 #[inline(always)]
 pub fn sendmsg6(context: &SockAddrContext) {
     let ctx: *mut bpf_sock_addr = context.sock_addr;
-    if field!(ctx, protocol) != u32::from(UDP) || !concerns(context) {
+    if field!(ctx, protocol) != u32::from(UDP) {
         return;
     }
+    let Some(config) = concerned(context) else { return };
     // What the socket is bound to, or the process names for this datagram alone.
     let source = of_words([
         field!(ctx, msg_src_ip6[0]),
@@ -189,7 +189,7 @@ pub fn sendmsg6(context: &SockAddrContext) {
     }
     let asked = address(ctx);
     let port = u16::from_be(field!(ctx, user_port) as u16);
-    let Some(service) = service_at(&Maps6, &asked, port, UDP) else { return };
+    let Some(service) = service_at(&Maps6, config, &asked, port, UDP) else { return };
     if asked != LOOPBACK && !Maps6.is_local(&asked) {
         return;
     }

@@ -61,10 +61,6 @@ impl Packet for Frame {
         false
     }
 
-    fn fix_header(&mut self, _: u32, _: [u8; 4], _: [u8; 4]) -> bool {
-        false
-    }
-
     fn fix_pseudo(&mut self, _: u32, _: [u8; 4], _: [u8; 4], _: bool) -> bool {
         false
     }

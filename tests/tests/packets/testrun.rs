@@ -138,6 +138,7 @@ fn node<A: Family>(room: u32) -> Model<A> {
             node.services.insert(ServiceKey { address, port, protocol, pad: 0 }, service);
         }
     }
+    node.sum_up(A::POOL);
     node
 }
 
@@ -287,18 +288,19 @@ impl<A: Family> Twins<A> {
             let table = Hash::<_, K, V>::try_from(ebpf.map(name).context("map")?)?;
             Ok(table.iter().collect::<Result<_, _>>()?)
         }
-        let timeless = |k: &FlowKey<A>, mut f: Flow<A>| {
+        // Seconds, but for what the client of a half-open connection must acknowledge.
+        let timeless = |half_open: bool, k: &FlowKey<A>, mut f: Flow<A>| {
             (f.last_seen, f.turn) = (0, 0);
-            if k.protocol == UDP {
+            if k.protocol == UDP || !half_open {
                 f.expected = 0;
             }
             f
         };
         for (name, table) in [("FLOW_NEW", &self.model.flow_new), ("FLOW_EST", &self.model.flow_est)] {
-            let name = named::<A>(name);
+            let (half_open, name) = (name == "FLOW_NEW", named::<A>(name));
             let kernel: HashMap<FlowKey<A>, _> =
-                rows(&self.ebpf, name)?.into_iter().map(|(k, v)| (k, timeless(&k, v))).collect();
-            let model = table.rows().into_iter().map(|(k, v)| (k, timeless(&k, v))).collect();
+                rows(&self.ebpf, name)?.into_iter().map(|(k, v)| (k, timeless(half_open, &k, v))).collect();
+            let model = table.rows().into_iter().map(|(k, v)| (k, timeless(half_open, &k, v))).collect();
             ensure!(kernel == model, "{name}: kernel {kernel:?}\nmodel {model:?}");
         }
         for (name, table) in [("FWD_NEW", &self.model.fwd_new), ("FWD_EST", &self.model.fwd_est)] {
@@ -310,7 +312,7 @@ impl<A: Family> Twins<A> {
             ensure!(kernel == model, "{name}: kernel {kernel:?}\nmodel {model:?}");
         }
         let timeless = |mut r: Return<A>| {
-            r.last_seen = 0;
+            (r.last_seen, r.began) = (0, 0);
             r
         };
         let kernel: HashMap<ReturnKey<A>, _> =

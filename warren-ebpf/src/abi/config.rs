@@ -9,6 +9,9 @@ pub const CONFIG_ENABLED: u32 = 1;
 /// `Config::flags`: there is something in `DENY4` or `DENY6`.
 pub const CONFIG_DENY: u32 = 2;
 
+/// `Config::flags`: no port is published on an address of its own, so that nobody looks for one.
+pub const CONFIG_ANYWHERE: u32 = 4;
+
 /// [`Schema::magic`]: "WRN1".
 pub const SCHEMA_MAGIC: u32 = 0x314e_5257;
 
@@ -41,6 +44,14 @@ pub struct Config {
     pub masquerade_first: u16,
     /// Last port that masquerading uses; not below the first.
     pub masquerade_last: u16,
+    /// What the IPv4 addresses of all containers have in common.
+    pub containers: [u8; 4],
+    /// The bits of it that count; none: any address may be a container's.
+    pub containers_mask: [u8; 4],
+    /// The same of the first half of their IPv6 addresses.
+    pub containers6: [u8; 8],
+    /// The bits of that.
+    pub containers6_mask: [u8; 8],
 }
 }
 
@@ -59,6 +70,10 @@ impl Config {
         icmp: 30,
         masquerade_first: super::MASQUERADE_FIRST,
         masquerade_last: super::MASQUERADE_LAST,
+        containers: [0; 4],
+        containers_mask: [0; 4],
+        containers6: [0; 8],
+        containers6_mask: [0; 8],
     };
 }
 

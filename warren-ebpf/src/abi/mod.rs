@@ -97,6 +97,9 @@ pub trait Address: Copy + Eq + Default + AsRef<[u8]> + core::fmt::Debug + core::
     /// [`ClientKey::network`] of the address.
     fn network(&self) -> [u8; 8];
 
+    /// Whether it may be a container's: a look at two numbers that spares most traffic a look-up.
+    fn may_be_inside(&self, config: &Config) -> bool;
+
     /// [`Config::hairpin`] of this family.
     fn hairpin(config: &Config) -> Self;
 }
@@ -141,6 +144,11 @@ impl Address for [u8; 4] {
     fn network(&self) -> [u8; 8] {
         let [a, b, c, d] = *self;
         [a, b, c, d, 0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn may_be_inside(&self, config: &Config) -> bool {
+        self.difference(&config.containers) & config.containers_mask.fold() == 0
     }
 
     #[inline(always)]
@@ -208,11 +216,22 @@ impl Address for [u8; 16] {
     }
 
     #[inline(always)]
+    fn may_be_inside(&self, config: &Config) -> bool {
+        inside6(u64::from_ne_bytes(self.network()), config)
+    }
+
+    #[inline(always)]
     fn hairpin(config: &Config) -> Self {
         // The IPv4 one under fe80::/64: what makes that one free makes this one free.
         let [a, b, c, d] = config.hairpin;
         [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
     }
+}
+
+/// [`Address::may_be_inside`] of the first half of an IPv6 address.
+#[inline(always)]
+fn inside6(half: u64, config: &Config) -> bool {
+    (half ^ u64::from_ne_bytes(config.containers6)) & u64::from_ne_bytes(config.containers6_mask) == 0
 }
 
 /// Version of the pin directory (`v<this>`): raised when old and new programs cannot live on the

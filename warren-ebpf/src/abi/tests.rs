@@ -21,8 +21,9 @@ macro_rules! lies {
 
 #[test]
 fn of_one_family() {
-    lies!(Config, 48, netns_cookie 0, flags 8, hairpin 12, half_open 16, established 20, closing 24,
-        closed 28, udp_one_way 32, udp_both_ways 36, icmp 40, masquerade_first 44, masquerade_last 46);
+    lies!(Config, 72, netns_cookie 0, flags 8, hairpin 12, half_open 16, established 20, closing 24,
+        closed 28, udp_one_way 32, udp_both_ways 36, icmp 40, masquerade_first 44, masquerade_last 46,
+        containers 48, containers_mask 52, containers6 56, containers6_mask 64);
     lies!(Schema, 16, magic 0, version 4, abi_hash 8);
     lies!(BackendRef, 8, id 0, generation 4);
     lies!(Backend, 40, generation 0, ifindex 4, node 8, address 12, address6 16, mac 32, state 38, flags 39);
@@ -123,6 +124,15 @@ proptest::proptest! {
         proptest::prop_assert_eq!(words.undeliverable(), octets.undeliverable());
         proptest::prop_assert_eq!(words.network(), octets.network());
         proptest::prop_assert_eq!(words.as_ref(), &octets[..]);
+        let mut half = [0; 8];
+        half.copy_from_slice(&other[..8]);
+        for bits in [0, 16, 48, 64] {
+            let mask = u64::MAX.checked_shl(64 - bits).unwrap_or(0).to_be_bytes();
+            let containers = Config { containers6: half, containers6_mask: mask, ..Config::DEFAULT };
+            let same = bits == 0 || (0..bits as usize).all(|i| (octets[i / 8] ^ other[i / 8]) & (0x80 >> (i % 8)) == 0);
+            proptest::prop_assert_eq!(octets.may_be_inside(&containers), same);
+            proptest::prop_assert_eq!(words.may_be_inside(&containers), same);
+        }
         proptest::prop_assert_eq!(words == Words::new(other), octets == other);
         let config = Config { hairpin: [octets[0], octets[1], octets[2], octets[3]], ..Config::DEFAULT };
         proptest::prop_assert_eq!(Words::hairpin(&config).octets(), V6::hairpin(&config));

@@ -110,6 +110,11 @@ impl Address for Words {
     }
 
     #[inline(always)]
+    fn may_be_inside(&self, config: &Config) -> bool {
+        super::inside6(self.first, config)
+    }
+
+    #[inline(always)]
     fn hairpin(config: &Config) -> Self {
         let [a, b, c, d] = config.hairpin;
         Self {

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, BackendRef, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey, FLOW_FROM_CONTAINER, Limit,
-        ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED, Service,
-        ServiceKey, SourceKey, TCP, UDP,
+        Address, BackendRef, CONFIG_ANYWHERE, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey, Config,
+        FLOW_FROM_CONTAINER, Limit, ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED,
+        SERVICE_SEATED, Service, ServiceKey, SourceKey, TCP, UDP,
     },
     packet::{self, Family, Ip, Packet, Tuple, notice::Quoted},
 };
@@ -167,7 +167,7 @@ pub fn node_in<A: Family, N: Node<A>, P: Packet>(
     if work.ip.fragment && work.next != Next::Readdress {
         remember(node, present, packet, 0, work);
     }
-    settle(node, work);
+    settle(node, present, work);
 }
 
 /// The first step of [`node_in`].
@@ -224,7 +224,8 @@ pub(super) fn addressed<A: Address, N: Node<A>>(node: &N, present: &Present<'_>,
     if !is_tracked(seen.protocol) {
         return;
     }
-    let Some(service) = service_at(node, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
+    let Some(service) =
+        service_at(node, present.config, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
     else {
         return;
     };
@@ -247,13 +248,19 @@ fn is_tracked(protocol: u8) -> bool {
 /// The last step of a packet from outside, for those without ports too: none is left to the node's
 /// stack that is addressed to a container.
 #[inline(always)]
-pub fn settle<A: Address, N: Node<A>>(node: &N, work: &mut Work<A>) {
+pub fn settle<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     // Last, so that it costs what is ours nothing. Answers to what containers send are addressed to
     // the node; a host that forwards would let everybody else in. What was not understood has no
     // destination.
-    if work.verdict.action == Action::Pass && node.endpoint(&work.ip.destination).id != 0 {
+    if work.verdict.action == Action::Pass && inside(node, present, &work.ip.destination).id != 0 {
         work.verdict = Verdict::drop(Reason::Unpublished);
     }
+}
+
+/// The container that has an address; all zero when none has.
+#[inline(always)]
+fn inside<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, address: &A) -> BackendRef {
+    if address.may_be_inside(present.config) { node.endpoint(address) } else { BackendRef::default() }
 }
 
 /// A packet that a container sent, seen on the node's side of its veth.
@@ -361,7 +368,7 @@ pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, 
         }
     }
     let destination = seen.tuple.destination;
-    let neighbour = node.endpoint(&destination);
+    let neighbour = inside(node, present, &destination);
     if neighbour.id != 0 {
         // TCP and UDP are tracked as if that address were published: the other container's replies must
         // not be taken for those of a flow of the same client port that came through a published port.
@@ -376,7 +383,8 @@ pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, 
     }
     if node.is_local(&destination) {
         if tracked
-            && let Some(service) = service_at(node, &destination, seen.tuple.destination_port, seen.protocol)
+            && let Some(service) =
+                service_at(node, present.config, &destination, seen.tuple.destination_port, seen.protocol)
         {
             work.service = service;
             work.next = Next::Forward;
@@ -546,13 +554,21 @@ pub(super) fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdic
 
 /// The service published at an address and port of the node; the exact address comes first.
 #[inline(always)]
-pub fn service_at<A: Address, N: Node<A>>(node: &N, address: &A, port: u16, protocol: u8) -> Option<Service> {
-    let mut key = ServiceKey { address: *address, port, protocol, pad: 0 };
-    match node.service(&key) {
-        None => {
-            key.address = A::ZERO;
-            node.service(&key)
+pub fn service_at<A: Address, N: Node<A>>(
+    node: &N,
+    config: &Config,
+    address: &A,
+    port: u16,
+    protocol: u8,
+) -> Option<Service> {
+    let mut key = ServiceKey { address: A::ZERO, port, protocol, pad: 0 };
+    if config.flags & CONFIG_ANYWHERE == 0 {
+        key.address = *address;
+        let exact = node.service(&key);
+        if exact.is_some() {
+            return exact;
         }
-        exact => exact,
+        key.address = A::ZERO;
     }
+    node.service(&key)
 }

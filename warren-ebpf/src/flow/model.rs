@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, Backend, BackendRef, Client, ClientKey, Config, Egress, EgressKey, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey, Service, ServiceKey,
-        SourceKey, capacity,
+        Address, Backend, BackendRef, CONFIG_ANYWHERE, Client, ClientKey, Config, Egress, EgressKey, Flow,
+        FlowKey, Forward, ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey,
+        Service, ServiceKey, SourceKey, capacity,
     },
     packet::{
         Bytes, Family, Tuple,
@@ -184,6 +184,23 @@ impl<A: Address> Model<A> {
             masq_ret: Lru::new(established),
             masq_out: Lru::new(established),
             pieces: Lru::new(half_open),
+        }
+    }
+
+    /// Writes into the settings what is so of all ports and, since all of them lie in `pool` (a network and its
+    /// number of bits), of all containers; as the agent does.
+    pub fn sum_up(&mut self, pool: (A, u32)) {
+        let mask = u64::MAX.checked_shl(64 - pool.1.min(64)).unwrap_or(0).to_be_bytes();
+        let upper = |[a, b, c, d, ..]: [u8; 8]| [a, b, c, d];
+        if A::FAMILY == 4 {
+            (self.config.containers, self.config.containers_mask) = (upper(pool.0.network()), upper(mask));
+        } else {
+            (self.config.containers6, self.config.containers6_mask) = (pool.0.network(), mask);
+        }
+        if self.services.keys().all(|key| key.address == A::ZERO) {
+            self.config.flags |= CONFIG_ANYWHERE;
+        } else {
+            self.config.flags &= !CONFIG_ANYWHERE;
         }
     }
 

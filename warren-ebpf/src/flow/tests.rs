@@ -75,6 +75,7 @@ fn node<A: Family>(containers: u32) -> Model<A> {
     node.routes.push((A::ZERO, 0, Route { ifindex: UPLINK, source: A::NODE, flags: 0, mtu: 1500 }));
     let (pool, length) = A::POOL;
     node.routes.push((pool, length, Route { flags: ROUTE_DROP, ..Route::default() }));
+    node.sum_up(A::POOL);
     node
 }
 
@@ -97,6 +98,7 @@ fn publish_for<A: Family>(node: &mut Model<A>, protocol: u8, address: A, port: u
         }
     }
     node.services.insert(ServiceKey { address, port, protocol, pad: 0 }, service);
+    node.sum_up(A::POOL);
 }
 
 fn set_state<A: Family>(node: &mut Model<A>, id: u32, state: u8) {

@@ -42,10 +42,6 @@ impl Packet for Bytes<'_> {
         place.map(|p| *p = bytes).is_some()
     }
 
-    fn fix_header(&mut self, offset: u32, from: [u8; 4], to: [u8; 4]) -> bool {
-        self.fix(offset, &halves(from, to), false)
-    }
-
     fn fix_pseudo(&mut self, offset: u32, from: [u8; 4], to: [u8; 4], optional: bool) -> bool {
         self.fix(offset, &halves(from, to), optional)
     }

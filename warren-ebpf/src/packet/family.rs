@@ -4,6 +4,7 @@ use super::{
     Ip, Packet, Tuple, ipv4, ipv6,
     notice::{QUOTE, too_big4, too_big6},
     parse::{FRAGMENT_OFFSET, header4, header6},
+    rewrite::{readdress4, readdress6},
     rewrite4, rewrite6,
 };
 use crate::abi::{Address, ICMP6, Words};
@@ -46,9 +47,10 @@ pub trait Family: Address {
     /// What of the change of an address in a quoted header its own checksum does not make up for.
     fn uncovered(change: u32) -> u32;
 
-    /// Changes an address at `offset` in the header `ip`, and the header's own checksum if it has one.
+    /// Changes the addresses in the header `ip` to these, and the header's own checksum if it has one. After
+    /// `false` it is half changed.
     #[must_use]
-    fn readdress<P: Packet>(packet: &mut P, ip: &Ip<Self>, destination: bool, from: Self, to: Self) -> bool;
+    fn readdress<P: Packet>(packet: &mut P, ip: &Ip<Self>, source: Self, destination: Self) -> bool;
 
     /// Turns a packet that shows `old` into one that shows `new`, checksums included. After `false`
     /// the packet is half changed and must be dropped.
@@ -105,9 +107,8 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn readdress<P: Packet>(packet: &mut P, ip: &Ip<Self>, destination: bool, from: Self, to: Self) -> bool {
-        let at = ip.offset + if destination { 16 } else { 12 };
-        packet.fix_header(ip.offset + 10, from, to) && packet.store(at, to)
+    fn readdress<P: Packet>(packet: &mut P, ip: &Ip<Self>, source: Self, destination: Self) -> bool {
+        readdress4(packet, ip, source, destination)
     }
 
     #[inline(always)]
@@ -175,12 +176,10 @@ macro_rules! ipv6_family {
             fn readdress<P: Packet>(
                 packet: &mut P,
                 ip: &Ip<Self>,
-                destination: bool,
-                _: Self,
-                to: Self,
+                source: Self,
+                destination: Self,
             ) -> bool {
-                let to: [u8; 16] = to.into();
-                packet.store(ip.offset + if destination { 24 } else { 8 }, to)
+                readdress6(packet, ip, source, destination)
             }
 
             #[inline(always)]

@@ -47,10 +47,6 @@ pub trait Packet {
     #[must_use]
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> bool;
 
-    /// Adjusts the IPv4 header checksum at `offset` for a changed word.
-    #[must_use]
-    fn fix_header(&mut self, offset: u32, from: [u8; 4], to: [u8; 4]) -> bool;
-
     /// Adjusts the transport checksum at `offset` for a changed word of the pseudo header. With
     /// `optional` (UDP over IPv4) 0 means "no checksum" and stays.
     #[must_use]

@@ -67,15 +67,12 @@ pub fn requote<P: Packet, A: Family>(packet: &mut P, ip: &Ip<A>, quoted: &Quoted
     let mut address = 0;
     if from.source != to.source {
         address += difference(&from.source, &to.source);
-        if !A::readdress(packet, inner, false, from.source, to.source) {
-            return false;
-        }
     }
     if from.destination != to.destination {
         address += difference(&from.destination, &to.destination);
-        if !A::readdress(packet, inner, true, from.destination, to.destination) {
-            return false;
-        }
+    }
+    if !A::readdress(packet, inner, to.source, to.destination) {
+        return false;
     }
     change += A::uncovered(address);
     let mut port = 0;

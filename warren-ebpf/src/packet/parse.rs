@@ -39,6 +39,8 @@ pub struct Ip<A> {
     pub protocol: u8,
     /// Whether it is a fragment, the first one included.
     pub fragment: bool,
+    /// The header's own checksum, as it lies in the packet; of IPv6 0.
+    pub check: [u8; 2],
     /// Where the network header starts.
     pub offset: u32,
     /// Where the payload starts.
@@ -103,6 +105,7 @@ pub(super) fn header4<const WHOLE: bool, P: Packet>(packet: &P, offset: u32) -> 
         destination: [h[16], h[17], h[18], h[19]],
         protocol: h[9],
         fragment,
+        check: [h[10], h[11]],
         offset,
         payload: offset + header,
         length: total - header,
@@ -167,6 +170,7 @@ pub(super) fn header6<const WHOLE: bool, P: Packet, A: From<[u8; 16]>>(
         destination,
         protocol: what as u8,
         fragment: what >> 8 != 0,
+        check: [0; 2],
         offset,
         payload: packet.forget(1, payload),
         length: packet.forget(2, length),

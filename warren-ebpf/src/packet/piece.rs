@@ -3,20 +3,17 @@
 
 use super::{Family, Ip, Packet, Tuple};
 
-/// Changes the addresses of a fragment other than the first. After `false` it is half changed.
+/// Changes the addresses of a fragment other than the first, which shows `old`. After `false` it is half
+/// changed.
 #[inline(always)]
 #[must_use]
 pub fn readdress<P: Packet, A: Family>(packet: &mut P, ip: &Ip<A>, old: &Tuple<A>, new: &Tuple<A>) -> bool {
-    for (destination, from, to) in [(false, old.source, new.source), (true, old.destination, new.destination)]
-    {
-        if from != to {
-            if !A::readdress(packet, ip, destination, from, to) {
-                return false;
-            }
-            if A::FAMILY == 6 {
+    if A::FAMILY == 6 {
+        for (from, to) in [(old.source, new.source), (old.destination, new.destination)] {
+            if from != to {
                 packet.recount(&from.widen(), &to.widen());
             }
         }
     }
-    true
+    A::readdress(packet, ip, new.source, new.destination)
 }

@@ -31,8 +31,8 @@ impl<A: Copy> Tuple<A> {
     }
 }
 
-/// Turns a packet that shows `old` into one that shows `new`, checksums included. After `false`
-/// the packet is half changed and must be dropped.
+/// Turns a packet, which was read as `ip` and shows `old`, into one that shows `new`, checksums included.
+/// After `false` the packet is half changed and must be dropped.
 #[inline(always)]
 #[must_use]
 pub fn rewrite4<P: Packet>(
@@ -48,24 +48,13 @@ pub fn rewrite4<P: Packet>(
         UDP => (ip.payload + 6, [ip.payload, ip.payload + 2], true),
         _ => (ip.payload + 2, [ip.payload + 4, ip.payload + 4], false),
     };
-    let header = ip.offset + 10;
-    if old.source != new.source {
-        let (from, to) = (old.source, new.source);
-        if !(packet.fix_header(header, from, to)
-            && (!pseudo || packet.fix_pseudo(check, from, to, udp))
-            && packet.store(ip.offset + 12, to))
-        {
+    for (from, to) in [(old.source, new.source), (old.destination, new.destination)] {
+        if pseudo && from != to && !packet.fix_pseudo(check, from, to, udp) {
             return false;
         }
     }
-    if old.destination != new.destination {
-        let (from, to) = (old.destination, new.destination);
-        if !(packet.fix_header(header, from, to)
-            && (!pseudo || packet.fix_pseudo(check, from, to, udp))
-            && packet.store(ip.offset + 16, to))
-        {
-            return false;
-        }
+    if !readdress4(packet, ip, new.source, new.destination) {
+        return false;
     }
     if old.source_port != new.source_port {
         let (from, to) = (old.source_port.to_be_bytes(), new.source_port.to_be_bytes());
@@ -80,6 +69,46 @@ pub fn rewrite4<P: Packet>(
         }
     }
     true
+}
+
+/// Changes the addresses in the header that was read as `ip`. It has a checksum that stands right before
+/// them: one write.
+#[inline(always)]
+#[must_use]
+pub(super) fn readdress4<P: Packet>(
+    packet: &mut P,
+    ip: &Ip<[u8; 4]>,
+    source: [u8; 4],
+    destination: [u8; 4],
+) -> bool {
+    if (ip.source, ip.destination) == (source, destination) {
+        return true;
+    }
+    // RFC 1624, equation 3; in which order bytes are summed up does not matter, as long as it is one.
+    let word = |a: [u8; 4]| u32::from_ne_bytes(a);
+    let gone = u64::from(!word(ip.source)) + u64::from(!word(ip.destination));
+    let come = u64::from(word(source)) + u64::from(word(destination));
+    let mut sum = u64::from(!u16::from_ne_bytes(ip.check)) + gone + come;
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    let [c, d] = (!(sum as u16)).to_ne_bytes();
+    let ([e, f, g, h], [i, j, k, l]) = (source, destination);
+    packet.store(ip.offset + 10, [c, d, e, f, g, h, i, j, k, l])
+}
+
+/// As [`readdress4`]; there is no checksum.
+#[inline(always)]
+#[must_use]
+pub(super) fn readdress6<P: Packet, A: Copy + Eq + Into<[u8; 16]>>(
+    packet: &mut P,
+    ip: &Ip<A>,
+    source: A,
+    destination: A,
+) -> bool {
+    (ip.source == source || packet.store(ip.offset + 8, source.into()))
+        && (ip.destination == destination || packet.store(ip.offset + 24, destination.into()))
 }
 
 /// As [`rewrite4`]. ICMPv6 counts the addresses, too.
@@ -97,16 +126,12 @@ pub fn rewrite6<P: Packet, A: Copy + Eq + Into<[u8; 16]>>(
         UDP => (ip.payload + 6, [ip.payload, ip.payload + 2]),
         _ => (ip.payload + 2, [ip.payload + 4, ip.payload + 4]),
     };
-    if old.source != new.source
-        && !(packet.fix_address(check, &old.source.into(), &new.source.into(), udp)
-            && packet.store(ip.offset + 8, new.source.into()))
-    {
-        return false;
+    for (from, to) in [(old.source, new.source), (old.destination, new.destination)] {
+        if from != to && !packet.fix_address(check, &from.into(), &to.into(), udp) {
+            return false;
+        }
     }
-    if old.destination != new.destination
-        && !(packet.fix_address(check, &old.destination.into(), &new.destination.into(), udp)
-            && packet.store(ip.offset + 24, new.destination.into()))
-    {
+    if !readdress6(packet, ip, new.source, new.destination) {
         return false;
     }
     if old.source_port != new.source_port {

@@ -215,6 +215,7 @@ fn there_and_back<A: Known>(made: Made<A>, mut new: Tuple<A>) -> Result<(), Test
     prop_assert!(A::rewrite(&mut Bytes(&mut bytes), &ip, &old, &new));
     assert_valid::<A>(&bytes);
     prop_assert_eq!(&bytes, &Made { tuple: new, ..made }.bytes());
+    let ip = A::header(&Bytes(&mut bytes), LINK as u32).unwrap();
     prop_assert!(A::rewrite(&mut Bytes(&mut bytes), &ip, &new, &old));
     prop_assert_eq!(bytes, original);
     Ok(())

@@ -44,6 +44,9 @@ pub struct Class {
 /// # Errors
 /// A flow cannot be made.
 pub fn all<A: Family>(twins: &mut Twins<A>) -> Result<Vec<Class>> {
+    // As most nodes are: no port on an address of its own.
+    twins.model.services.retain(|key, _| key.address == A::ZERO);
+    twins.model.sum_up(A::POOL);
     // A port that answers nobody outside.
     let key = ServiceKey { address: A::ZERO, port: 8099, protocol: TCP, pad: 0 };
     let row = twins.model.services[&ServiceKey { port: 8082, ..key }];

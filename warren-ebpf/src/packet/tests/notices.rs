@@ -49,7 +49,12 @@ fn there_and_back<A: Known>(error: Error<A>, mut new: Tuple<A>, to: A) -> Result
     assert_valid::<A>(&bytes);
     let about = Made { tuple: new, ..error.about.clone() };
     prop_assert_eq!(&bytes, &Error { to, about, ..error }.bytes());
-    let back = Quoted { tuple: new, to: quoted.tuple, ..quoted };
+    let original_tuple = quoted.tuple;
+    let ip = A::header(&Bytes(&mut bytes), LINK as u32).unwrap();
+    let mut back = Quoted::default();
+    prop_assert!(read(&Bytes(&mut bytes), &ip, &mut back));
+    prop_assert_eq!(back.tuple, new);
+    back.to = original_tuple;
     prop_assert!(requote(&mut Bytes(&mut bytes), &ip, &back));
     prop_assert!(A::rewrite(&mut Bytes(&mut bytes), &ip, &shown, &old));
     prop_assert_eq!(bytes, original);

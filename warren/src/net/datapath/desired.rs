@@ -9,9 +9,9 @@ use std::{
 
 use ipnet::IpNet;
 use warren_ebpf::abi::{
-    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_DENY,
-    CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED,
-    Service, ServiceKey, capacity, map,
+    BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_ANYWHERE,
+    CONFIG_DENY, CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED,
+    SERVICE_SEATED, Service, ServiceKey, capacity, map,
 };
 
 use super::{
@@ -143,9 +143,6 @@ fn works(status: &TaskStatus) -> bool {
 #[must_use]
 pub fn plan(view: &View<'_>) -> Plan {
     let mut desired = Contents::default();
-    let flags = if view.denied.is_empty() { CONFIG_ENABLED } else { CONFIG_ENABLED | CONFIG_DENY };
-    let config = Config { netns_cookie: view.settings.cookie, flags, ..Config::DEFAULT };
-    desired.put(map::CONFIG, &0u32, &config);
     deny(view.denied, &mut desired);
     for (address, ifindex) in view.host.locals() {
         match address {
@@ -172,7 +169,54 @@ pub fn plan(view: &View<'_>) -> Plan {
             Vec::new()
         }
     };
+    let config = config(view, &desired);
+    desired.put(map::CONFIG, &0u32, &config);
     Plan { desired, retire }
+}
+
+/// The settings that go with what the other maps will hold.
+fn config(view: &View<'_>, desired: &Contents) -> Config {
+    let mut flags = CONFIG_ENABLED;
+    if !view.denied.is_empty() {
+        flags |= CONFIG_DENY;
+    }
+    let mut published = [map::SVC4, map::SVC6].into_iter().flat_map(|m| desired.rows(m).keys());
+    // A key begins with the address; port and protocol are its last four bytes.
+    if published.all(|key| key.iter().rev().skip(4).all(|octet| *octet == 0)) {
+        flags |= CONFIG_ANYWHERE;
+    }
+    let subnet = view.assignment.and_then(|a| a.subnet);
+    let slice4 = subnet.map(|s| (left(&s.v4.network().octets()), s.v4.prefix_len().into()));
+    let slice6 = subnet.map(|s| (left(&s.v6.network().octets()), s.v6.prefix_len().into()));
+    let inside = |m| desired.rows(m).keys().map(|address| (left(address), 32 * address.len() as u32));
+    let (v4, mask4) = common(slice4.into_iter().chain(inside(map::EP4)));
+    let (v6, mask6) = common(slice6.into_iter().chain(inside(map::EP6)));
+    let upper = |[a, b, c, d, ..]: [u8; 8]| [a, b, c, d];
+    Config {
+        netns_cookie: view.settings.cookie,
+        flags,
+        containers: upper(v4.to_be_bytes()),
+        containers_mask: upper(mask4.to_be_bytes()),
+        containers6: v6.to_be_bytes(),
+        containers6_mask: mask6.to_be_bytes(),
+        ..Config::DEFAULT
+    }
+}
+
+/// The first eight bytes of an address, or all of it from the left.
+fn left(address: &[u8]) -> u64 {
+    address.iter().take(8).enumerate().fold(0, |bits, (i, octet)| bits | u64::from(*octet) << (56 - 8 * i))
+}
+
+/// What networks, each with the number of bits that count, have in common, and which bits those are: none
+/// where there are no networks.
+fn common(networks: impl Iterator<Item = (u64, u32)>) -> (u64, u64) {
+    let narrower = |(a, length): (u64, u32), (b, other): (u64, u32)| {
+        (a, length.min(other).min((a ^ b).leading_zeros()).min(64))
+    };
+    let (network, length) = networks.reduce(narrower).unwrap_or_default();
+    let mask = u64::MAX.checked_shl(64 - length.min(64)).unwrap_or(0);
+    (network & mask, mask)
 }
 
 fn deny(denied: &BTreeSet<IpNet>, desired: &mut Contents) {

@@ -36,6 +36,10 @@ pub fn changes(view: &View<'_>, before: &Assignment) -> Option<Vec<Change>> {
         if added.is_empty() && removed.is_empty() {
             continue;
         }
+        // Whether there is such a port at all stands among the settings.
+        if added.iter().chain(&removed).any(|port| port.host_ip.is_some()) {
+            return None;
+        }
         // What all rows of the service have in common is as it was.
         let like = old.ports.iter().find_map(|port| row(view, port))?;
         for port in removed {
