@@ -145,7 +145,7 @@ fn asked_for(context: &SockAddrContext, address: &V4, port: u16, protocol: u8) -
     if unsafe { bpf_get_netns_cookie(context.as_ptr()) } != config.netns_cookie {
         return None;
     }
-    let service = service_at(&MAPS, config, address, port, protocol)?;
+    let service = service_at(&MAPS, false, address, port, protocol)?;
     if address[0] != 127 && !MAPS.is_local(address) {
         return None;
     }

@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use warren_ebpf::{
     abi::{
-        Address as _, BackendRef, CONFIG_ENABLED, Config, SOCKET_FROM, SOCKET_TO, Service, SocketFlow,
-        SocketKey, SocketPeer, TCP, UDP, Words as V6,
+        Address as _, BackendRef, CONFIG_ENABLED, SOCKET_FROM, SOCKET_TO, Service, SocketFlow, SocketKey,
+        SocketPeer, TCP, UDP, Words as V6,
     },
     flow::{
         Resolved, balance,
@@ -104,14 +104,13 @@ fn bound(ctx: *mut bpf_sock_addr) -> V6 {
     })
 }
 
-/// The settings, if Warren is at work and this is one of the node's own processes.
+/// Whether Warren is at work and this is one of the node's own processes.
 #[inline(always)]
-fn concerned(context: &SockAddrContext) -> Option<&'static Config> {
-    let config = maps::CONFIG.get(0)?;
-    let concerns = config.flags & CONFIG_ENABLED != 0
+fn concerns(context: &SockAddrContext) -> bool {
+    let Some(config) = maps::CONFIG.get(0) else { return false };
+    config.flags & CONFIG_ENABLED != 0
         // SAFETY: the context is valid.
-        && unsafe { bpf_get_netns_cookie(context.as_ptr()) } == config.netns_cookie;
-    if concerns { Some(config) } else { None }
+        && unsafe { bpf_get_netns_cookie(context.as_ptr()) } == config.netns_cookie
 }
 
 /// Points a connecting socket at a backend, if it asked for a published port.
@@ -123,19 +122,21 @@ pub fn connect6(context: &SockAddrContext) {
         (SOCK_DGRAM, p) if p == u32::from(UDP) => UDP,
         _ => return,
     };
-    let Some(config) = concerned(context) else { return };
+    if !concerns(context) {
+        return;
+    }
     let asked = address(ctx);
     let port = u16::from_be(field!(ctx, user_port) as u16);
     let asked4 = unmapped(&asked);
     let bound = bound(ctx);
     let (backend, target) = if asked4 != V4::ZERO {
-        let Some(service) = service_at(&MAPS, config, &asked4, port, protocol) else { return };
+        let Some(service) = service_at(&MAPS, false, &asked4, port, protocol) else { return };
         if (asked4[0] != 127 && !MAPS.is_local(&asked4)) || unmapped(&bound)[0] == 127 {
             return;
         }
         (choose4(&service), service.target)
     } else {
-        let Some(service) = service_at(&Maps6, config, &asked, port, protocol) else { return };
+        let Some(service) = service_at(&Maps6, false, &asked, port, protocol) else { return };
         if asked == LOOPBACK {
             // One that is bound to an address of IPv6 speaks no IPv4.
             if bound != V6::ZERO {
@@ -173,10 +174,9 @@ pub fn connect6(context: &SockAddrContext) {
 #[inline(always)]
 pub fn sendmsg6(context: &SockAddrContext) {
     let ctx: *mut bpf_sock_addr = context.sock_addr;
-    if field!(ctx, protocol) != u32::from(UDP) {
+    if field!(ctx, protocol) != u32::from(UDP) || !concerns(context) {
         return;
     }
-    let Some(config) = concerned(context) else { return };
     // What the socket is bound to, or the process names for this datagram alone.
     let source = of_words([
         field!(ctx, msg_src_ip6[0]),
@@ -189,7 +189,7 @@ pub fn sendmsg6(context: &SockAddrContext) {
     }
     let asked = address(ctx);
     let port = u16::from_be(field!(ctx, user_port) as u16);
-    let Some(service) = service_at(&Maps6, config, &asked, port, UDP) else { return };
+    let Some(service) = service_at(&Maps6, false, &asked, port, UDP) else { return };
     if asked != LOOPBACK && !Maps6.is_local(&asked) {
         return;
     }

@@ -9,7 +9,8 @@ pub const CONFIG_ENABLED: u32 = 1;
 /// `Config::flags`: there is something in `DENY4` or `DENY6`.
 pub const CONFIG_DENY: u32 = 2;
 
-/// `Config::flags`: no port is published on an address of its own, so that nobody looks for one.
+/// `Config::flags`: no port is published on an address of its own, loopback apart, so that nobody looks for one
+/// of packets.
 pub const CONFIG_ANYWHERE: u32 = 4;
 
 /// [`Schema::magic`]: "WRN1".

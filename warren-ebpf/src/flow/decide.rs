@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, BackendRef, CONFIG_ANYWHERE, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey, Config,
+        Address, BackendRef, CONFIG_ANYWHERE, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey,
         FLOW_FROM_CONTAINER, Limit, ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED,
         SERVICE_SEATED, Service, ServiceKey, SourceKey, TCP, UDP,
     },
@@ -224,9 +224,13 @@ pub(super) fn addressed<A: Address, N: Node<A>>(node: &N, present: &Present<'_>,
     if !is_tracked(seen.protocol) {
         return;
     }
-    let Some(service) =
-        service_at(node, present.config, &seen.tuple.destination, seen.tuple.destination_port, seen.protocol)
-    else {
+    let Some(service) = service_at(
+        node,
+        anywhere(present),
+        &seen.tuple.destination,
+        seen.tuple.destination_port,
+        seen.protocol,
+    ) else {
         return;
     };
     // Others' traffic through the node is not ours to stop.
@@ -384,7 +388,7 @@ pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, 
     if node.is_local(&destination) {
         if tracked
             && let Some(service) =
-                service_at(node, present.config, &destination, seen.tuple.destination_port, seen.protocol)
+                service_at(node, anywhere(present), &destination, seen.tuple.destination_port, seen.protocol)
         {
             work.service = service;
             work.next = Next::Forward;
@@ -552,17 +556,18 @@ pub(super) fn unreadable<A: Address, N: Node<A>>(node: &N, ip: &Ip<A>) -> Verdic
     }
 }
 
-/// The service published at an address and port of the node; the exact address comes first.
+/// The service published at an address and port of the node; the exact address comes first, unless all are
+/// known to be published `anywhere`.
 #[inline(always)]
 pub fn service_at<A: Address, N: Node<A>>(
     node: &N,
-    config: &Config,
+    anywhere: bool,
     address: &A,
     port: u16,
     protocol: u8,
 ) -> Option<Service> {
     let mut key = ServiceKey { address: A::ZERO, port, protocol, pad: 0 };
-    if config.flags & CONFIG_ANYWHERE == 0 {
+    if !anywhere {
         key.address = *address;
         let exact = node.service(&key);
         if exact.is_some() {
@@ -571,4 +576,10 @@ pub fn service_at<A: Address, N: Node<A>>(
         key.address = A::ZERO;
     }
     node.service(&key)
+}
+
+/// Whether no packet can be for a port that is published on an address of its own.
+#[inline(always)]
+fn anywhere(present: &Present<'_>) -> bool {
+    present.config.flags & CONFIG_ANYWHERE != 0
 }

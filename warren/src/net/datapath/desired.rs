@@ -181,8 +181,7 @@ fn config(view: &View<'_>, desired: &Contents) -> Config {
         flags |= CONFIG_DENY;
     }
     let mut published = [map::SVC4, map::SVC6].into_iter().flat_map(|m| desired.rows(m).keys());
-    // A key begins with the address; port and protocol are its last four bytes.
-    if published.all(|key| key.iter().rev().skip(4).all(|octet| *octet == 0)) {
+    if published.all(|key| is_for_any(key)) {
         flags |= CONFIG_ANYWHERE;
     }
     let subnet = view.assignment.and_then(|a| a.subnet);
@@ -200,6 +199,18 @@ fn config(view: &View<'_>, desired: &Contents) -> Config {
         containers6: v6.to_be_bytes(),
         containers6_mask: mask6.to_be_bytes(),
         ..Config::DEFAULT
+    }
+}
+
+/// Whether a key of `SVC4` or `SVC6` is not for packets that come with one address only. It begins with the
+/// address; port and protocol are its last four bytes. Loopback is the sockets' affair.
+fn is_for_any(key: &[u8]) -> bool {
+    match key {
+        [address @ .., _, _, _, _] => {
+            address.iter().all(|octet| *octet == 0)
+                || matches!(address, [127, _, _, _] | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+        }
+        _ => false,
     }
 }
 

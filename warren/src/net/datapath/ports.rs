@@ -37,7 +37,7 @@ pub fn changes(view: &View<'_>, before: &Assignment) -> Option<Vec<Change>> {
             continue;
         }
         // Whether there is such a port at all stands among the settings.
-        if added.iter().chain(&removed).any(|port| port.host_ip.is_some()) {
+        if added.iter().chain(&removed).any(|port| port.host_ip.is_some_and(|a| !a.is_loopback())) {
             return None;
         }
         // What all rows of the service have in common is as it was.

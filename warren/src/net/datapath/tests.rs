@@ -2,6 +2,7 @@
 
 mod limits;
 mod ports;
+mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

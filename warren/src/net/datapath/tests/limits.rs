@@ -1,7 +1,8 @@
 //! Limits of clients and deny lists: what is written, and in which order.
 
 use warren_ebpf::abi::{
-    CONFIG_DENY, CONFIG_ENABLED, Config, Limit, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED, map,
+    CONFIG_ANYWHERE, CONFIG_DENY, CONFIG_ENABLED, Config, Limit, SERVICE_LIMITED, SERVICE_PACED,
+    SERVICE_SEATED, map,
 };
 
 use super::{
@@ -86,17 +87,17 @@ fn the_deny_list_is_looked_at_only_while_there_is_something_on_it() {
     let mut node = Node::new();
     node.pass();
     let flags = |node: &Node| node.current.get::<u32, Config>(map::CONFIG, &0).unwrap().flags;
-    assert_eq!(flags(&node), CONFIG_ENABLED);
+    assert_eq!(flags(&node), CONFIG_ENABLED | CONFIG_ANYWHERE);
     node.denied = ["192.0.2.0/24", "2001:db8::/48", "0.0.0.0/0"].map(|n| n.parse().unwrap()).into();
     let changes = node.pass();
     assert!(matches!(changes.last(), Some(Change::Set { map: map::CONFIG, .. })), "{changes:?}");
-    assert_eq!(flags(&node), CONFIG_ENABLED | CONFIG_DENY);
+    assert_eq!(flags(&node), CONFIG_ENABLED | CONFIG_ANYWHERE | CONFIG_DENY);
     assert_eq!((node.current.rows(map::DENY4).len(), node.current.rows(map::DENY6).len()), (2, 1));
     let key: [u8; 8] = prefix_key(24, &[192, 0, 2, 0]);
     assert_eq!(node.current.get::<[u8; 8], u32>(map::DENY4, &key), Some(1));
     node.denied.clear();
     let changes = node.pass();
     assert!(matches!(changes.first(), Some(Change::Set { map: map::CONFIG, .. })), "{changes:?}");
-    assert_eq!(flags(&node), CONFIG_ENABLED);
+    assert_eq!(flags(&node), CONFIG_ENABLED | CONFIG_ANYWHERE);
     assert!(node.current.rows(map::DENY4).is_empty() && node.current.rows(map::DENY6).is_empty());
 }
