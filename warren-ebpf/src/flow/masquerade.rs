@@ -3,7 +3,7 @@
 //! run out can be taken over. TCP begins with a pure SYN here too.
 
 use super::{
-    Delivery, Present, Search, Seen, Table, Tables, expired, hash, resolve,
+    Delivery, Operation, Present, Search, Seen, Table, Tables, expired, hash, resolve,
     tcp::{self, Side},
     touch,
 };
@@ -158,19 +158,7 @@ pub fn inbound<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, seen:
         protocol: seen.protocol,
         pad: [0; 3],
     };
-    let found = tables
-        .returns()
-        .with(&key, |r| {
-            if run_out(present, r, key.protocol) {
-                return Return::default();
-            }
-            r.state = tcp::next(r.state, seen.segment.flags, Side::Server, true);
-            r.flags |= MASQUERADE_REPLIED;
-            touch(&mut r.last_seen, present.now);
-            seen.size.count_received(&mut r.traffic);
-            *r
-        })
-        .unwrap_or_default();
+    let found = tables.returns().apply(&key, Answer { present, seen }).unwrap_or_default();
     let backend = resolve::<A>(tables, found.backend);
     if !backend.exists() || backend.address != found.container {
         return Delivery::default();
@@ -179,6 +167,28 @@ pub fn inbound<A: Address>(tables: &impl Tables<A>, present: &Present<'_>, seen:
     tuple.destination = found.container;
     tuple.destination_port = found.container_port;
     Delivery { tuple, ifindex: backend.ifindex }
+}
+
+/// An answer on its record, which it returns; all zero when that has run out.
+struct Answer<'a, A> {
+    present: &'a Present<'a>,
+    seen: &'a Seen<A>,
+}
+
+impl<A: Address> Operation<Return<A>> for Answer<'_, A> {
+    type Output = Return<A>;
+
+    #[inline(always)]
+    fn run(self, record: &mut Return<A>) -> Return<A> {
+        if run_out(self.present, record, self.seen.protocol) {
+            return Return::default();
+        }
+        record.state = tcp::next(record.state, self.seen.segment.flags, Side::Server, true);
+        record.flags |= MASQUERADE_REPLIED;
+        touch(&mut record.last_seen, self.present.now);
+        self.seen.size.count_received(&mut record.traffic);
+        *record
+    }
 }
 
 /// Whether the container of a flow that is about to begin already talks to the client, from the
