@@ -20,6 +20,18 @@ pub struct Chosen<A> {
     pub backend: Resolved<A>,
     /// What will name the tracking record.
     pub record: Forward,
+    /// What lies in its place.
+    pub remains: Remains,
+}
+
+/// Which tables have a record of a conversation that is over where a new one is to be.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Remains {
+    /// `FLOW_EST`.
+    pub established: bool,
+    /// `FLOW_NEW`.
+    pub half_open: bool,
 }
 
 /// Chooses a backend for a flow; whether no other conversation has its place there.
@@ -35,7 +47,7 @@ pub fn choose<A: Address>(
     let key = forward_key(seen);
     let backend = pick(tables, service, client_hash(&key), 0);
     let record = record(service, &key, &backend, origin);
-    *chosen = Chosen { backend, record };
+    *chosen = Chosen { backend, record, remains: Remains::default() };
     if !backend.exists() {
         return true;
     }
@@ -43,7 +55,7 @@ pub fn choose<A: Address>(
     // not be taken for replies.
     let asks = key.protocol == UDP
         && masquerade::talks(tables, present, &flow_key(present, &key, &backend, &record), backend.backend);
-    !asks && !taken(tables, present, &key, &backend, &record)
+    !asks && is_free(tables, present, &key, &backend, &record, &mut chosen.remains)
 }
 
 /// Chooses another backend than the one chosen, or the source port under which that one is to know the
@@ -64,11 +76,12 @@ pub fn evade<A: Address>(
     let record = record(service, &key, &other, origin);
     let free = (other.state == BACKEND_UP || backend.state != BACKEND_UP)
         && other.exists()
-        && !taken(tables, present, &key, &other, &record);
+        && is_free(tables, present, &key, &other, &record, &mut chosen.remains);
     if free {
-        *chosen = Chosen { backend: other, record };
+        (chosen.backend, chosen.record) = (other, record);
         return;
     }
+    chosen.remains = Remains::default();
     let flow_key = flow_key(present, &key, backend, &chosen.record);
     let mut search = FreePort { hash: hash ^ present.now, key: flow_key, found: 0 };
     tables.search(PORTS, &mut search);
@@ -102,21 +115,25 @@ impl<A: Address, T: Tables<A>> Search<A, T> for FreePort<A> {
     }
 }
 
-/// Whether another live conversation has the tracking record's key.
+/// Whether no other live conversation has the tracking record's key; what is left of dead ones.
 #[inline(always)]
-fn taken<A: Address>(
+fn is_free<A: Address>(
     tables: &impl Tables<A>,
     present: &Present<'_>,
     key: &ForwardKey<A>,
     backend: &Resolved<A>,
     record: &Forward,
+    remains: &mut Remains,
 ) -> bool {
     let flow_key = flow_key(present, key, backend, record);
     let live = Live { present, key, backend: backend.backend };
-    match tables.established().apply(&flow_key, live) {
-        Some(true) => true,
-        _ => tables.half_open().apply(&flow_key, live) == Some(true),
+    let established = tables.established().apply(&flow_key, live);
+    if established == Some(true) {
+        return false;
     }
+    let half_open = tables.half_open().apply(&flow_key, live);
+    *remains = Remains { established: established.is_some(), half_open: half_open.is_some() };
+    half_open != Some(true)
 }
 
 /// Whether a tracking record is of another conversation that still lives.
@@ -138,7 +155,8 @@ impl<A: Address> Operation<Flow<A>> for Live<'_, A> {
     }
 }
 
-/// Makes the records of a new flow, unless another live one has the tracking record's key.
+/// Makes the records of a new flow where [`choose`] or [`evade`] have found room, unless somebody was faster.
+/// `recorded` says whether there was a forward record of its client's.
 #[inline(always)]
 pub fn open<A: Address>(
     tables: &impl Tables<A>,
@@ -146,28 +164,26 @@ pub fn open<A: Address>(
     service: &Service,
     seen: &Seen<A>,
     chosen: &Chosen<A>,
+    recorded: bool,
 ) -> Delivery<A> {
     let (key, backend, record) = (&forward_key(seen), &chosen.backend, &chosen.record);
     if !backend.exists() {
         return Delivery::default();
     }
     let flow_key = flow_key(present, key, backend, record);
-    let live = Live { present, key, backend: backend.backend };
-    match tables.established().apply(&flow_key, live) {
-        Some(true) => return Delivery::default(),
-        Some(false) => tables.established().remove(&flow_key),
-        None => {}
+    if chosen.remains.established {
+        tables.established().remove(&flow_key);
     }
-    match tables.half_open().apply(&flow_key, live) {
-        Some(true) => return Delivery::default(),
-        Some(false) => tables.half_open().remove(&flow_key),
-        None => {}
+    if chosen.remains.half_open {
+        tables.half_open().remove(&flow_key);
     }
     let flow = flow(present, service, seen, key, backend, record);
     if !tables.half_open().create(&flow_key, &flow) {
         return Delivery::default();
     }
-    tables.established_forwards().remove(key);
+    if recorded {
+        tables.established_forwards().remove(key);
+    }
     tables.half_open_forwards().insert(key, record);
     delivery(&flow_key, backend)
 }

@@ -105,6 +105,8 @@ pub struct Work<A: Address> {
     pub route: Route<A>,
     /// For [`open`]: whom the flow goes to.
     pub chosen: Chosen<A>,
+    /// For [`open`]: whether [`forward`] has found a forward record.
+    pub recorded: bool,
 }
 
 /// What a look leaves open.
@@ -440,6 +442,7 @@ pub fn forward<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &m
     let delivery = published::forward(node, present, &work.service, seen, &mut unknown);
     if !delivery.exists() && (unknown || seen.begins()) {
         work.next = if seen.begins() { Next::Admit } else { Next::Recall };
+        work.recorded = !unknown;
         return;
     }
     work.next = Next::Nothing;
@@ -496,7 +499,7 @@ pub fn evade<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut
 #[inline(always)]
 pub fn open<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, work: &mut Work<A>) {
     work.next = Next::Nothing;
-    let delivery = published::open(node, present, &work.service, &work.seen, &work.chosen);
+    let delivery = published::open(node, present, &work.service, &work.seen, &work.chosen, work.recorded);
     work.verdict = forwarded(node, work, &delivery);
 }
 

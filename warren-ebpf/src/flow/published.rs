@@ -29,7 +29,7 @@ use crate::{
         Address, BACKEND_UP, BackendRef, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET, Flow,
         FlowKey, Forward, ForwardKey, SERVICE_SEATED, Service, UDP,
     },
-    packet::{ACK, RST, Segment, Tuple},
+    packet::{ACK, RST, SYN, Segment, Tuple},
 };
 
 /// Sends a client's packet of a known flow to its backend. Nothing: not of one, or of one that is no
@@ -100,20 +100,24 @@ pub fn reply<A: Address>(
         protocol: seen.protocol,
         pad: [0; 3],
     };
-    let mut answer = Answer {
+    let answer = |established| Answer {
         owner,
         udp: seen.protocol == UDP,
         segment: seen.segment,
         size: seen.size,
         now: present.now,
-        established: true,
+        established,
     };
-    match tables.established().apply(&key, answer) {
+    // The answer to a SYN is in the other table, but for one that comes again.
+    let opens = seen.segment.flags & SYN != 0;
+    let first = if opens { tables.half_open().apply(&key, answer(false)) } else { None };
+    match first {
         Some(found) => found,
-        None => {
-            answer.established = false;
-            tables.half_open().apply(&key, answer).unwrap_or_default()
-        }
+        None => match tables.established().apply(&key, answer(true)) {
+            Some(found) => found,
+            None if opens => Reply::default(),
+            None => tables.half_open().apply(&key, answer(false)).unwrap_or_default(),
+        },
     }
 }
 
@@ -197,14 +201,25 @@ fn follow<A: Address>(
         segment: seen.segment,
         ifindex: seen.ifindex,
         size: seen.size,
-        established: true,
+        established,
     };
-    let in_established = tables.established().apply(&flow_key, advance);
-    let step = match in_established {
+    // Where its forward record is.
+    let beside = if established {
+        tables.established().apply(&flow_key, advance)
+    } else {
+        tables.half_open().apply(&flow_key, advance)
+    };
+    let step = match beside {
         Some(step) => step,
         None => {
-            advance.established = false;
-            match tables.half_open().apply(&flow_key, advance) {
+            advance.established = !established;
+            // The other one: it is about to be moved, or only half of what was moved is still there.
+            let other = if established {
+                tables.half_open().apply(&flow_key, advance)
+            } else {
+                tables.established().apply(&flow_key, advance)
+            };
+            match other {
                 Some(step) => step,
                 None if seen.segment.pure_syn() => Step::Gone,
                 // The tracking record was evicted: the forward record knows it all.
