@@ -400,7 +400,7 @@ pub mod capacity {
     pub const FRAGMENTED6: usize = 1_024;
     /// `SOCK6`, `SOCK_UDP6`.
     pub const SOCKETS6: usize = 2_048;
-    /// `LIMIT`.
+    /// `LIMIT`: twice what a cluster may limit, so that new rows are there before old ones go.
     pub const LIMITS: usize = 4_096;
     /// `DENY4`, `DENY6`.
     pub const DENIED: usize = 16_384;

@@ -25,8 +25,10 @@ use super::{
 };
 use crate::model::{
     Assignment, Attachment, ClientLimits, Health, NodeId, PortSpec, PublishDefault, Rate, ServiceEndpoint,
-    TaskId, TaskState, TaskStatus,
+    TaskId, TaskState, TaskStatus, validate,
 };
+
+const _: () = assert!(2 * validate::MAX_LIMITED <= capacity::LIMITS);
 
 /// Whether a container takes new connections of published ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
