@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem::offset_of, net::IpAddr, os::fd::AsFd as _}
 
 use warren_ebpf::abi::{
     BackendRef, CONFIG_ENABLED, ClientKey, Config, FlowKey, Layout, Route, SERVICE_LIMITED, SERVICE_PACED,
-    Service, ServiceKey, Words, map, program,
+    SERVICE_SEATED, Service, ServiceKey, Words, map, program,
 };
 
 use super::{
@@ -20,11 +20,12 @@ use super::{
         engine::Engine,
         report::{self, key},
     },
-    Protocol, Question,
+    End, Protocol, Question,
     facts::{Facts, Port, Way},
     outcome::done,
     place::Place,
     record::record,
+    seats,
     tables::{Side, Tables, named, prefix},
 };
 
@@ -47,13 +48,15 @@ where
         let found = tasks.iter().find(|t| t.id == *task);
         found.map_or_else(|| format!("task {task}"), |t| format!("{}.{} ({task})", t.service_name, t.slot))
     };
-    let (stage, denied, devices, tasks, running) = {
+    let (stage, denied, devices, tasks, running, guarded) = {
         let state = engine.state();
         let devices: BTreeMap<_, _> =
             state.host.devices.iter().map(|d| (d.index, (d.name.clone(), d.mtu))).collect();
         let tasks: BTreeMap<_, _> =
             state.attached.iter().map(|(t, a)| (key(&reference(&a.attachment)), called(t))).collect();
-        (state.loaded.stage(), state.denied.clone(), devices, tasks, state.loaded.links().running()?)
+        let guarded = matches!(place, Place::Device { index, .. } if state.loaded.links().is_guarded(index));
+        let running = state.loaded.links().running()?;
+        (state.loaded.stage(), state.denied.clone(), devices, tasks, running, guarded)
     };
     let tables = Tables { live: &stage.live, tasks: &tasks, v4: A::V4 };
     let (source, destination) = (A::read(question.source.ip()), A::read(question.destination.ip()));
@@ -100,7 +103,15 @@ where
         facts.running_tag = hex(info.tag);
     }
     facts.record = record::<A>(&tables, &rehearsed.before, &facts.question, owner, target);
-    facts.done = Some(done::<A>(&tables, rehearsed, &facts));
+    if let Some(port) = facts.port.as_mut().filter(|p| p.seated) {
+        let most = port.limit.connections;
+        port.seats = seats::taken::<A>(&tables, &rehearsed.before, &facts.question, port.id, most);
+    }
+    let before = rehearsed.before.clone();
+    let mut done = done::<A>(&tables, rehearsed, &facts);
+    // The guard sees it first; but only what is dropped anyway is worth asking it about.
+    done.early = guarded && done.end == End::Dropped && stage.guards(&entrance, &before)?;
+    facts.done = Some(done);
     Ok(facts)
 }
 
@@ -181,8 +192,11 @@ fn published<A: Side>(engine: &Engine, tables: &Tables<'_>, question: &Question)
             .map(|b| (tables.backend(BackendRef { id: b.id, generation: b.generation }).0, b.state))
             .collect(),
         limit: tables.row(map::LIMIT, &service.id.to_ne_bytes()).unwrap_or_default(),
+        id: service.id,
         limited: service.flags & SERVICE_LIMITED != 0,
         paced: service.flags & SERVICE_PACED != 0,
+        seated: service.flags & SERVICE_SEATED != 0,
+        seats: 0,
     };
     (Some(port), service.target)
 }

@@ -69,6 +69,8 @@ pub(super) struct Done {
     pub masqueraded: bool,
     /// Rows of the programs' own maps that would be born.
     pub born: usize,
+    /// Whether the guard drops it before.
+    pub early: bool,
 }
 
 /// A published port.
@@ -76,14 +78,19 @@ pub(super) struct Done {
 pub(super) struct Port {
     /// As it is written, with the service.
     pub name: String,
+    /// Its number in the datapath.
+    pub id: u32,
     /// The networks whose clients it answers; everybody when `None`.
     pub sources: Option<Vec<IpNet>>,
     /// What is behind it: name and state.
     pub backends: Vec<(String, &'static str)>,
-    /// What one client gets: new connections and packets, a spacing of 0 is no limit.
+    /// What one client gets: new connections and packets, a spacing of 0 is no limit, and flows at a time.
     pub limit: Limit,
     pub limited: bool,
     pub paced: bool,
+    pub seated: bool,
+    /// How many flows the client has, of those that are counted.
+    pub seats: u32,
 }
 
 impl Port {

@@ -10,6 +10,7 @@ mod outcome;
 mod packet;
 mod place;
 mod record;
+mod seats;
 mod story;
 mod tables;
 

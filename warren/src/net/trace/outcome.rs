@@ -62,5 +62,6 @@ pub(super) fn done<A: Side>(tables: &Tables<'_>, mut r: Rehearsed, facts: &Facts
         chosen: (chosen.id != 0).then(|| tables.backend(chosen).0),
         masqueraded,
         born,
+        early: false,
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn tell(facts: &Facts) -> Trace {
     } else {
         story.say("datapath", "not yet switched on: everything is left as it is");
     }
-    conclusion(facts, done, &mut story);
+    conclusion(facts, done, &device, &mut story);
     Trace {
         program,
         device,
@@ -128,7 +128,7 @@ fn packet(facts: &Facts) -> String {
     }
 }
 
-fn conclusion(facts: &Facts, done: &Done, story: &mut Story) {
+fn conclusion(facts: &Facts, done: &Done, device: &str, story: &mut Story) {
     let q = &facts.question;
     if let Some((source, destination)) = done.shown {
         let mut changes = String::new();
@@ -157,6 +157,9 @@ fn conclusion(facts: &Facts, done: &Done, story: &mut Story) {
             story.say("size", format!("{size} bytes do not fit {} (MTU {})", name(facts, done.to), done.mtu));
         }
         _ => {}
+    }
+    if done.early {
+        story.say("guard", format!("dropped early, in the driver of {device}"));
     }
     let verdict = match (done.end, done.reason) {
         (End::Passed, _) => "left to the node's own stack, as it is".to_owned(),
@@ -198,6 +201,8 @@ fn rate(spacing: u32, burst: u32, of: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use warren_ebpf::abi::Limit;
+
     use super::{
         super::{Question, facts::Kind},
         *,
@@ -228,6 +233,7 @@ mod tests {
                 chosen: None,
                 masqueraded: false,
                 born: 0,
+                early: false,
             }),
             denied: None,
             to_node: true,
@@ -239,6 +245,20 @@ mod tests {
             record: None,
             route: None,
             devices: [(7, ("eth0".to_owned(), 1500))].into(),
+        }
+    }
+
+    fn port() -> Port {
+        Port {
+            name: "*:80/tcp of service web".into(),
+            id: 3,
+            sources: None,
+            backends: vec![("web.1 (t)".into(), "up")],
+            limit: Default::default(),
+            limited: false,
+            paced: false,
+            seated: false,
+            seats: 0,
         }
     }
 
@@ -290,21 +310,56 @@ mod tests {
             state(&Record { state: None, ..record.clone() }),
             "the half that names the backend is left"
         );
-        let port = Port {
-            name: "*:80/tcp of service web".into(),
-            sources: None,
-            backends: vec![("web.1 (t)".into(), "up")],
-            limit: Default::default(),
-            limited: false,
-            paced: false,
-        };
         let gone = Facts {
-            port: Some(port),
+            port: Some(port()),
             record: Some(Record { lives: false, ..record }),
             question: Question { flags: ACK, ..facts(device(false)).question },
             ..facts(device(false))
         };
         assert!(told(&gone).contains("flow: known, but its backend is gone (web.1 (t))"));
+    }
+
+    #[test]
+    fn how_many_flows_a_client_has_is_told() {
+        let with = |taken, reason| {
+            let limit = Limit { connections: 2, ..Limit::default() };
+            let mut facts = facts(device(false));
+            facts.port = Some(Port { limit, seated: true, seats: taken, ..port() });
+            let done = facts.done.as_mut().unwrap();
+            done.chosen = Some("web.1 (t)".into());
+            (done.end, done.reason) =
+                if reason { (End::Dropped, Some(Reason::Connections)) } else { (End::Container, None) };
+            told(&facts)
+        };
+        for (taken, refused, said) in [
+            (0, false, "0 of 2 are taken, this one gets another\n"),
+            (1, false, "1 of 2 are taken, this one gets another\n"),
+            (2, false, "all are taken, one of them by a flow whose place this one takes\n"),
+            (2, true, "all are taken\n"),
+            (1, true, "all were taken when it was looked at last, a moment ago; by now 1 of 2 are\n"),
+        ] {
+            let told = with(taken, refused);
+            let step = format!("seats: a client may have 2 flows at a time: {said}");
+            assert!(told.contains(&step), "{told}");
+            assert!(told.contains("backend: web.1 (t), the only one"), "{told}");
+            assert_eq!(told.contains("verdict: dropped: conns"), refused, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_the_guard_drops_is_told_with_its_device() {
+        let mut facts = facts(device(false));
+        facts.port = Some(port());
+        facts.denied = Some(vec!["192.0.2.0/24".parse().unwrap()]);
+        let done = facts.done.as_mut().unwrap();
+        (done.end, done.reason) = (End::Dropped, Some(Reason::Denied));
+        assert!(!told(&facts).contains("guard"));
+        facts.done.as_mut().unwrap().early = true;
+        let told = told(&facts);
+        assert!(
+            told.contains("guard: dropped early, in the driver of eth0\nverdict: dropped: denied"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -113,9 +113,27 @@ pub(super) fn toward(facts: &Facts, done: &Done, port: Option<&Port>, story: &mu
         };
         story.say("flow rate", format!("a client may have {limit}: {said}"));
     }
-    if done.reason.is_none() {
+    if matches!(done.reason, None | Some(Reason::Connections)) {
         backend(facts, done, Some(port), story);
     }
+    if outside && port.seated && done.chosen.is_some() {
+        seats(done, port, story);
+    }
+}
+
+/// How many flows the client has, where no more than so many may go on at a time.
+fn seats(done: &Done, port: &Port, story: &mut Story) {
+    let (taken, most) = (port.seats, port.limit.connections);
+    let said = match done.reason {
+        Some(Reason::Connections) if taken >= most => "all are taken".to_owned(),
+        // Who was refused is not looked at again at once.
+        Some(Reason::Connections) => {
+            format!("all were taken when it was looked at last, a moment ago; by now {taken} of {most} are")
+        }
+        _ if taken >= most => "all are taken, one of them by a flow whose place this one takes".to_owned(),
+        _ => format!("{taken} of {most} are taken, this one gets another"),
+    };
+    story.say("seats", format!("a client may have {most} flows at a time: {said}"));
 }
 
 fn backend(facts: &Facts, done: &Done, port: Option<&Port>, story: &mut Story) {
