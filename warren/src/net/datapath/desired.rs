@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_DENY,
-    CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED,
-    Service, ServiceKey, capacity, map,
+    CONFIG_ENABLED, Config, Limit, Local, Mac, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED,
+    SERVICE_SEATED, Service, ServiceKey, capacity, map,
 };
 
 use super::{
@@ -154,6 +154,9 @@ pub fn plan(view: &View<'_>) -> Plan {
             IpAddr::V4(a) => desired.put(map::LOCAL4, &a.octets(), &Local { ifindex }),
             IpAddr::V6(a) => desired.put(map::LOCAL6, &a.octets(), &Local { ifindex }),
         }
+    }
+    for (ifindex, address) in view.host.macs(&view.settings.interfaces).take(capacity::DEVICES / 2) {
+        desired.put(map::MAC, &ifindex, &Mac { address, pad: 0 });
     }
     routes(view, &mut desired);
     for (task, a) in view.attached {

@@ -159,6 +159,18 @@ impl Host {
         })
     }
 
+    /// The devices by which frames of those that take part come in, and their link-layer addresses. A
+    /// program in the driver of a bond or team runs in those of its ports.
+    pub fn macs<'a>(&'a self, interfaces: &'a [String]) -> impl Iterator<Item = (u32, [u8; 6])> + 'a {
+        let taking_part = |index| self.uplinks(interfaces).any(|d| Some(d.index) == index);
+        let of_group = move |d: &&Device| {
+            matches!(d.layer, Layer::Port(Group::Bond | Group::Team)) && taking_part(d.controller)
+        };
+        let own = self.uplinks(interfaces).filter(|d| d.layer == Layer::Ethernet);
+        let all = own.chain(self.devices.iter().filter(of_group));
+        all.filter_map(|d| Some((d.index, d.mac.as_slice().try_into().ok()?)))
+    }
+
     /// One sentence for each of these names that brings no device with it: nothing is called so, or
     /// what comes in by it is another device's, which is not named.
     #[must_use]
@@ -349,6 +361,30 @@ mod tests {
         let names = |i: &[String]| host.uplinks(i).map(|d| d.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&[]), ["eth0", "wg0"]);
         assert_eq!(names(&["wg0".into()]), ["wg0"]);
+    }
+
+    #[test]
+    fn the_addresses_of_devices_that_frames_come_in_by() {
+        let port = |index, group, controller| Device {
+            controller: Some(controller),
+            mac: vec![2, 0, 0, 0, 0, 7],
+            ..device(index, "port", Layer::Port(group), 1500)
+        };
+        let mut host = host();
+        host.devices.extend([
+            device(20, "bond0", Layer::Ethernet, 1500),
+            port(21, Group::Bond, 20),
+            port(22, Group::Bridge, 20),
+            port(23, Group::Bond, 99),
+            Device { mac: vec![2; 8], ..device(24, "ib0", Layer::Ethernet, 1500) },
+        ]);
+        let found = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            host.macs(&names).map(|(index, mac)| (index, mac[5])).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[]), [(2, 1), (20, 1), (21, 7)]);
+        assert_eq!(found(&["bond0"]), [(20, 1), (21, 7)]);
+        assert_eq!(found(&["eth0"]), [(2, 1)]);
     }
 
     #[test]
