@@ -135,7 +135,12 @@ impl Site {
         };
         assert_eq!(really, end, "{line}: {action} after\n{told}");
         for (reason, (before, now)) in Reason::ALL.iter().zip(counted.iter().zip(counts)) {
-            let expected = u64::from(end == End::Dropped && trace.reason == Some(reason.name()));
+            let expected = match end {
+                End::Dropped => trace.reason == Some(reason.name()),
+                End::TooBig => *reason == Reason::TooBig,
+                _ => false,
+            };
+            let expected = u64::from(expected);
             assert_eq!(now - before, expected, "{line}: {} after\n{told}", reason.name());
         }
         trace

@@ -54,7 +54,8 @@ pub(super) fn done<A: Side>(tables: &Tables<'_>, mut r: Rehearsed, facts: &Facts
     let goes = matches!(end, End::Device | End::Container);
     Done {
         end,
-        reason: r.dropped,
+        // What is answered instead of sent on is counted, too.
+        reason: r.dropped.filter(|_| end == End::Dropped),
         shown: if goes { packet::ends(&r.frame) } else { None },
         to: if goes || end == End::TooBig { to } else { 0 },
         mtu: told.unwrap_or(0),
