@@ -51,6 +51,17 @@ pub fn guard(ctx: XdpContext) -> u32 {
     }
 }
 
+/// Whether a frame is addressed to its device. What is another host's comes in by a device that takes
+/// everything, and the kernel drops it for that; one that it hands to a device above it (of a macvlan, say)
+/// is asked about there.
+#[inline(always)]
+fn is_own(frame: &Frame) -> bool {
+    // SAFETY: a row is eight bytes that the agent replaces as a whole.
+    let known = unsafe { maps::MAC.get(frame.ifindex()) };
+    let (Some(device), Some(to)) = (known, frame.load::<6>(0)) else { return false };
+    guard::is_addressed(device, to)
+}
+
 /// What the last step has found, as a step says it.
 #[inline(always)]
 fn said<A: warren_ebpf::packet::Family>(work: &Work<A>) -> u32 {
@@ -102,6 +113,10 @@ macro_rules! steps {
             #[unsafe(export_name = concat!(stringify!($family), "_guard_dropped"))]
             #[inline(never)]
             pub extern "C" fn dropped(frame: *mut xdp_md, reason: u32) -> u32 {
+                // Asked last, so that what passes pays nothing for it.
+                if !is_own(&Frame::at(frame)) {
+                    return XDP_PASS;
+                }
                 if let Some(room) = Room::find() {
                     let (frame, ip) = (Frame::at(frame), &room.work().ip);
                     let rows = (reason, EARLY + reason);

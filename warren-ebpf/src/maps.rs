@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward,
-    ForwardKey, Gate, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, Schema, Scratch, Seat,
+    ForwardKey, Gate, Limit, Local, Mac, Piece, PieceKey, Return, ReturnKey, Route, Schema, Scratch, Seat,
     SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
 };
 
@@ -112,3 +112,5 @@ pub static GATE: Array<Gate, 2> = Array::new();
 pub static SEAT4: LruHashMap<SeatKey, Seat<[u8; 4]>, { capacity::SEATS }> = LruHashMap::new();
 #[btf_map]
 pub static SEAT6: LruHashMap<SeatKey, Seat<V6>, { capacity::SEATS6 }> = LruHashMap::new();
+#[btf_map]
+pub static MAC: HashMap<u32, Mac, { capacity::DEVICES }, GROWING> = HashMap::new();

@@ -10,6 +10,15 @@ use crate::maps;
 /// Pause between two events of one reason on one CPU, in nanoseconds.
 const PAUSE: u64 = 1_000_000_000;
 
+/// Counts a packet that somebody was told of already, in a row of `DROPS`.
+#[inline(always)]
+pub fn answered(row: u32) {
+    if let Some(counter) = maps::DROPS.get_ptr_mut(row) {
+        // SAFETY: this CPU's own row; programs of one hook do not interrupt each other.
+        unsafe { (*counter).packets += 1 };
+    }
+}
+
 /// Counts a dropped packet, for a reason and in a row of `DROPS`, and tells of it now and then.
 #[inline(always)]
 pub fn dropped<A: Family, P: Packet>(

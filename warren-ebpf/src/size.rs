@@ -7,7 +7,7 @@ use warren_ebpf::{
     packet::{Family, Packet as _, notice::QUOTE},
 };
 
-use crate::{DROPPED, skb::Skb};
+use crate::{DROPPED, report, skb::Skb};
 
 /// Whether a packet fits a device, or each of the segments that are merged in it. A device that is gone has
 /// no MTU.
@@ -47,6 +47,7 @@ pub fn too_big<A: Family>(skb: &mut Skb, work: &Work<A>, quote: &mut [u8; QUOTE]
     {
         return FAILED;
     }
+    report::answered(Reason::TooBig as u32);
     // SAFETY: a plain helper call.
     unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 }
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::lpm_trie;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
-use warren_ebpf::abi::{Route, UDP, map};
+use warren_ebpf::abi::{Reason, Route, UDP, map};
 
 use crate::{
     live::{
@@ -192,6 +192,7 @@ fn who_sends_a_datagram_too_big_is_told() -> Result<()> {
                 let server = site.client.run(move || Ok(UdpSocket::bind((client(v6), 53))?))?;
                 server.set_read_timeout(Some(WAIT))?;
                 let (header, fits) = if v6 { (48, mtu - 48) } else { (28, mtu - 28) };
+                let counted = site.drops(Reason::TooBig)?;
                 let told = site.containers[0].run(move || {
                     let socket = UdpSocket::bind((unspecified(v6), 0))?;
                     socket.set_read_timeout(Some(WAIT))?;
@@ -202,6 +203,7 @@ fn who_sends_a_datagram_too_big_is_told() -> Result<()> {
                     Ok(told)
                 })?;
                 ensure!(told == Err(Some(libc::EMSGSIZE)), "{told:?}");
+                ensure!(site.drops(Reason::TooBig)? == counted + 1, "what was answered is counted");
                 let mut buffer = [0; 2000];
                 let (length, _) = server.recv_from(&mut buffer)?;
                 ensure!((length, buffer[0]) == (fits, 2), "{length} bytes and {header} of headers");

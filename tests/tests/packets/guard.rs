@@ -22,6 +22,7 @@ of_both_families!(
     newcomers_are_dropped_early_when_too_many_come,
     what_is_not_plain_passes,
     everything_else_passes_untouched,
+    what_is_addressed_to_another_host_passes,
     nothing_is_dropped_before_the_agent_has_configured_it,
 );
 
@@ -208,6 +209,27 @@ fn everything_else_passes_untouched<A: Family>() -> Result<()> {
     ensure!(!drops(&mut twins, &frame(ping, A::ICMP, 0), Reason::FlowRate)?);
     ensure!(twins.enter(tuple(A::CLIENT, 5, A::NODE, 8080), TCP, SYN)?.0.action == Action::Container);
     twins.same_records()
+}
+
+fn what_is_addressed_to_another_host_passes<A: Family>() -> Result<()> {
+    let mut twins = Twins::<A>::new()?;
+    twins.model.denied = vec![(A::CLIENT, 8 * size_of::<A>() as u32)];
+    twins.model.config.flags |= CONFIG_DENY;
+    twins.mirror()?;
+    let packet = frame(tuple(A::CLIENT, 5, A::NODE, 8080), TCP, SYN);
+    ensure!(drops(&mut twins, &packet, Reason::Denied)?);
+    for byte in 0..6 {
+        let mut other = packet.clone();
+        other[byte] ^= 0x10;
+        ensure!(!drops(&mut twins, &other, Reason::Denied)?, "byte {byte}");
+    }
+    let device = twins.model.macs.get_mut(&1).context("no device")?;
+    device.address = [6; 6];
+    twins.mirror()?;
+    ensure!(!drops(&mut twins, &packet, Reason::Denied)?, "the device has another address now");
+    let other = [&[6; 6][..], &packet[6..]].concat();
+    ensure!(drops(&mut twins, &other, Reason::Denied)?);
+    Ok(())
 }
 
 fn nothing_is_dropped_before_the_agent_has_configured_it<A: Family>() -> Result<()> {

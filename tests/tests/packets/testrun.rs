@@ -11,7 +11,7 @@ use aya::{
 use warren_ebpf::{
     abi::{
         BACKEND_UP, Backend, BackendRef, Client, ClientKey, DropCounter, EARLY, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Local, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey,
+        ForwardKey, Limit, Local, Mac, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey,
         SourceKey, TCP, UDP, map, program,
     },
     flow::{
@@ -119,6 +119,8 @@ fn node<A: Family>(room: u32) -> Model<A> {
         node.endpoints.insert(address, backend_ref(id));
         node.links.insert(ifindex, backend_ref(id));
     }
+    // Packets to the guard come in by lo; all are addressed to this.
+    node.macs.insert(1, Mac { address: [4; 6], pad: 0 });
     node.routes.push((A::ZERO, 0, Route { ifindex: UPLINK, source: A::NODE, flags: 0, mtu: 1500 }));
     node.routes.push((A::POOL.0, A::POOL.1, Route { flags: ROUTE_DROP, ..Route::default() }));
     // One port, so that both choose the same.
@@ -201,6 +203,8 @@ impl<A: Family> Twins<A> {
             let key = SourceKey { set: *set, address: *net };
             sources.insert(&lpm_trie::Key::new(32 + len, key), 1, 0)?;
         }
+        let mut macs = table::<u32, Mac>(ebpf, map::MAC)?;
+        model.macs.iter().try_for_each(|(k, v)| macs.insert(k, v, 0))?;
         let mut limits = table::<u32, Limit>(ebpf, map::LIMIT)?;
         model.limits.iter().try_for_each(|(k, v)| limits.insert(k, v, 0))?;
         let denied = ebpf.map_mut(named::<A>("DENY")).context("no deny list")?;

@@ -18,6 +18,7 @@
 //! | `LINK` | hash | ifindex of a container's host veth → [`BackendRef`] | agent |
 //! | `LOCAL4` | hash | address of the node → [`Local`] | agent |
 //! | `ROUTE4` | LPM trie | prefix → [`Route`] | agent |
+//! | `MAC` | hash | ifindex of a device of the node → [`Mac`] | agent |
 //! | `LIMIT` | hash | [`Service::id`] (u32) → [`Limit`] | agent |
 //! | `DENY4` | LPM trie | prefix → 1 (u32) | agent |
 //! | `CLIENT4` | LRU hash | [`ClientKey`] → [`Client`] | programs |
@@ -302,6 +303,8 @@ pub mod map {
     pub const LOCAL4: &str = "LOCAL4";
     /// The node's routes.
     pub const ROUTE4: &str = "ROUTE4";
+    /// Link-layer addresses of the node's devices.
+    pub const MAC: &str = "MAC";
     /// Half-open flows.
     pub const FLOW_NEW4: &str = "FLOW_NEW4";
     /// Established flows.
@@ -374,11 +377,11 @@ pub mod map {
     pub const GATE: &str = "GATE";
 
     /// Every map.
-    pub const ALL: [&str; 44] = [
+    pub const ALL: [&str; 45] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
         FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, FRAG4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
         FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, FRAG6, SOCK6, SOCK_UDP6, DROPS,
-        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE, SEAT4, SEAT6,
+        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE, SEAT4, SEAT6, MAC,
     ];
 }
 
@@ -399,6 +402,8 @@ pub mod capacity {
     pub const LOCALS: usize = 1_024;
     /// `ROUTE4`, `ROUTE6`.
     pub const ROUTES: usize = 16_384;
+    /// `MAC`: twice the devices that are looked at, so that new rows are there before old ones go.
+    pub const DEVICES: usize = 4_096;
     /// `FLOW_NEW4`, `FWD_NEW4`. Kernel LRUs hand out free rows in batches per CPU: not below 16384.
     pub const HALF_OPEN: usize = 16_384;
     /// `FLOW_EST4`, `FWD_EST4`.
@@ -419,7 +424,7 @@ pub mod capacity {
     pub const FRAGMENTED6: usize = 1_024;
     /// `SOCK6`, `SOCK_UDP6`.
     pub const SOCKETS6: usize = 2_048;
-    /// `LIMIT`.
+    /// `LIMIT`: twice what a cluster may limit, so that new rows are there before old ones go.
     pub const LIMITS: usize = 4_096;
     /// `DENY4`, `DENY6`.
     pub const DENIED: usize = 16_384;
@@ -488,6 +493,7 @@ pub const ABI_HASH: u64 = {
         SeatKey::HASH,
         Seat::<[u8; 4]>::HASH,
         Seat::<[u8; 16]>::HASH,
+        Mac::HASH,
     ];
     let mut hash = SEED;
     let mut i = 0;

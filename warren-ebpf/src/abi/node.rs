@@ -1,4 +1,4 @@
-//! What the agent mirrors of the node: its addresses (`LOCAL4`) and its routes (`ROUTE4`); what the
+//! What the agent mirrors of the node: its addresses (`LOCAL4`), its devices' (`MAC`) and its routes (`ROUTE4`); what the
 //! socket hooks remember (`SOCK4`, `SOCK_UDP4`); and room to work in (`SCRATCH`).
 
 use super::BackendRef;
@@ -15,6 +15,17 @@ layout! {
 pub struct Local {
     /// Device that has the address.
     pub ifindex: u32,
+}
+}
+
+layout! {
+/// Value of `MAC`, keyed by a device that a guard may be on: what a frame must be addressed to so that
+/// the kernel takes it for the node's.
+pub struct Mac {
+    /// The device's own address.
+    pub address: [u8; 6],
+    /// Zero.
+    pub pad: u16,
 }
 }
 

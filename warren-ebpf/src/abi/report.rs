@@ -43,6 +43,8 @@ pub enum Reason {
     Newcomers = 15,
     /// A client had as many flows as a port takes of one.
     Connections = 16,
+    /// A container sent more than the device takes by which it would leave, and was told the size.
+    TooBig = 17,
 }
 
 /// Row of `DROPS` for what the guard has dropped: this and the [`Reason`].
@@ -52,7 +54,7 @@ const _: () = assert!(Reason::ALL.len() <= EARLY as usize && 2 * EARLY as usize 
 
 impl Reason {
     /// Every reason, in the order of the rows.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Spoofed,
         Self::Protocol,
         Self::Malformed,
@@ -70,6 +72,7 @@ impl Reason {
         Self::PacketRate,
         Self::Newcomers,
         Self::Connections,
+        Self::TooBig,
     ];
 
     /// A short name for tables and metrics.
@@ -93,6 +96,7 @@ impl Reason {
             Self::PacketRate => "packet-rate",
             Self::Newcomers => "newcomers",
             Self::Connections => "conns",
+            Self::TooBig => "too-big",
         }
     }
 }

@@ -28,6 +28,7 @@ fn of_one_family() {
     lies!(BackendRef, 8, id 0, generation 4);
     lies!(Backend, 40, generation 0, ifindex 4, node 8, address 12, address6 16, mac 32, state 38, flags 39);
     lies!(Local, 4, ifindex 0);
+    lies!(Mac, 8, address 0, pad 6);
     lies!(Forward, 16, backend 0, backend_port 8, client_port 10, flags 12, turn 13, seat 14);
     lies!(Service, 32 + size_of::<ServicePad>(), id 0, generation 4, single 8, table 16, table_size 20,
         target 24, flags 26, sources 28, pad 32);

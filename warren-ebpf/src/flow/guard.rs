@@ -8,7 +8,7 @@ use super::{
     limit, masquerade, published,
 };
 use crate::{
-    abi::{CONFIG_ENABLED, SERVICE_LIMITED},
+    abi::{CONFIG_ENABLED, Mac, SERVICE_LIMITED},
     packet::{self, Family, Ip, Packet},
 };
 
@@ -40,6 +40,17 @@ pub fn look<A: Family, N: Node<A>, P: Packet>(
     if !masquerade::concerns(present, &work.seen) {
         decide::addressed(node, present, work);
     }
+}
+
+/// Whether a frame to this link-layer address is the device's own. Nothing else is dropped: what the
+/// kernel would not take for the node's, the node's program does not look at.
+#[inline(always)]
+#[must_use]
+pub fn is_addressed(device: &Mac, to: [u8; 6]) -> bool {
+    const fn number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+        u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+    }
+    number(device.address) == number(to)
 }
 
 /// Whether a packet to a port is certainly one too many of its sender's, or begins a flow that is.

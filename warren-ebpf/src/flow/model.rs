@@ -17,7 +17,7 @@ use super::{
 use crate::{
     abi::{
         Address, Backend, BackendRef, CONFIG_ANYWHERE, Client, ClientKey, Config, Egress, EgressKey, Flow,
-        FlowKey, Forward, ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey,
+        FlowKey, Forward, ForwardKey, Limit, Mac, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey,
         Service, ServiceKey, SourceKey, capacity,
     },
     packet::{
@@ -126,6 +126,8 @@ pub struct Model<A: Address = V4> {
     pub links: HashMap<u32, BackendRef>,
     /// `LOCAL4`.
     pub locals: Vec<A>,
+    /// `MAC`.
+    pub macs: HashMap<u32, Mac>,
     /// `ROUTE4`: address, prefix length, route.
     pub routes: Vec<(A, u32, Route<A>)>,
     /// What the peers of the node's connected UDP sockets send.
@@ -170,6 +172,7 @@ impl<A: Address> Model<A> {
             endpoints: HashMap::new(),
             links: HashMap::new(),
             locals: Vec::new(),
+            macs: HashMap::new(),
             routes: Vec::new(),
             expected: Vec::new(),
             denied: Vec::new(),
@@ -234,7 +237,12 @@ impl<A: Family> Model<A> {
         if matches!(work.next, Next::Pace | Next::Forward) {
             guard::foresee(self, self.now, &mut work);
         }
-        work.verdict
+        let own = self.macs.get(&ifindex).zip(packet.first_chunk());
+        if own.is_some_and(|(device, to)| guard::is_addressed(device, *to)) {
+            work.verdict
+        } else {
+            Verdict::PASS
+        }
     }
 
     /// The same for a packet that a container sent.

@@ -220,6 +220,22 @@ impl<A: Address> Operation<Flow<A>> for Holds<'_> {
     }
 }
 
+/// Whether a seat is taken, as [`take`] sees it. `flow` is the tracking record that it names.
+#[must_use]
+pub fn is_taken<A: Address>(
+    present: &Present<'_>,
+    key: &SeatKey,
+    seat: &Seat<A>,
+    flow: Option<Flow<A>>,
+) -> bool {
+    let asked = Holds { present, client: &key.client, seat: key.seat as u16, turn: turn(seat.taken) };
+    match flow.map_or(NOBODY, |mut flow| asked.run(&mut flow)) {
+        LIVE => true,
+        NOBODY => seat.taken != 0 && present.now.saturating_sub(seat.taken) < TAKING,
+        _ => false,
+    }
+}
+
 /// Takes a seat, if nobody else has in the meantime.
 struct Take<'a, A: Address, T> {
     tables: &'a T,

@@ -59,6 +59,25 @@ fn port_conflict(view: &View, of: ServiceId, ports: &[PortSpec]) -> Option<Strin
     })
 }
 
+/// Why the nodes could not keep count of a service's clients besides those of others, if so.
+fn limits_are_too_many(view: &View, of: ServiceId, spec: &ServiceSpec) -> Option<String> {
+    if !spec.limits.any() {
+        return None;
+    }
+    let taken = view.services().filter(|s| s.id != of && s.spec.limits.any()).count();
+    (taken >= validate::MAX_LIMITED).then(|| {
+        format!(
+            "the cluster has {taken} services with limits per client already and room for {}: lift those of another one first",
+            validate::MAX_LIMITED
+        )
+    })
+}
+
+/// Why a service cannot be beside the others, if it cannot.
+fn obstacle(view: &View, of: ServiceId, spec: &ServiceSpec) -> Option<String> {
+    port_conflict(view, of, &spec.publish).or_else(|| limits_are_too_many(view, of, spec))
+}
+
 /// What ports that were left open are chosen by.
 #[derive(Clone)]
 struct Choice {
@@ -162,7 +181,7 @@ impl Control {
                 let mut spec = service.spec.clone();
                 choice.number(tx, &service, &mut spec)?;
                 service.spec = spec;
-                if let Some(why) = port_conflict(tx, service.id, &service.spec.publish) {
+                if let Some(why) = obstacle(tx, service.id, &service.spec) {
                     return Err(Status::failed_precondition(why));
                 }
                 tx.put_service(service.clone());
@@ -261,7 +280,7 @@ fn replace(tx: &mut Tx, mut service: Service, spec: ServiceSpec) -> Result<Servi
     if service.spec == spec {
         return Ok(service);
     }
-    if let Some(why) = port_conflict(tx, service.id, &spec.publish) {
+    if let Some(why) = obstacle(tx, service.id, &spec) {
         return Err(Status::failed_precondition(why));
     }
     service.previous = Some(std::mem::replace(&mut service.spec, spec));

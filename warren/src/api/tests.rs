@@ -8,7 +8,7 @@ use tonic::{Code, Request};
 
 use super::{Control, HostPorts};
 use crate::{
-    model::{PortSpec, Protocol, ServiceSpec, TaskSpec},
+    model::{Id, PortSpec, Protocol, ServiceSpec, TaskSpec, validate},
     proto::v1::{self, control_server::Control as _},
     seal::Sealer,
     store::Store,
@@ -304,6 +304,45 @@ async fn ports_are_one_for_each_protocol_and_address() {
     let e = door.create_service(sources).await.unwrap_err();
     assert!(e.message().contains("8250 networks in from="), "{e}");
     door.create_service(many(16_380)).await.unwrap();
+}
+
+#[tokio::test]
+async fn services_with_limits_are_as_many_as_nodes_keep_count_of() {
+    let (store, door) = door();
+    let limits = |n| v1::ClientLimits { conns: n, ..Default::default() };
+    let limited = |name: &str, port: &str| {
+        let mut request = spec(name, &[port]);
+        request.get_mut().spec.as_mut().unwrap().limits = Some(limits(Some(9)));
+        request
+    };
+    let first = door.create_service(limited("first", "1:80")).await.unwrap().into_inner();
+    let model = store.view().services().next().unwrap().clone();
+    let fill = |tx: &mut crate::store::Tx| {
+        for n in 2..=validate::MAX_LIMITED {
+            let mut service = crate::model::Service { id: Id::from_random(n as u128), ..model.clone() };
+            service.spec.name = format!("s{n}");
+            service.spec.publish[0].published = u16::try_from(n).unwrap();
+            tx.put_service(service);
+        }
+        Ok::<_, ()>(())
+    };
+    store.update(fill).await.unwrap();
+    // Others there may be, and those that are there may change.
+    let plain = door.create_service(spec("plain", &["10000:80"])).await.unwrap().into_inner();
+    let first = door.update_service(update(&first, |s| s.limits = Some(limits(Some(8))))).await.unwrap();
+    let first = first.into_inner();
+    for refused in [
+        door.create_service(limited("more", "10002:80")).await,
+        door.update_service(update(&plain, |s| s.limits = Some(limits(Some(9))))).await,
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
+        assert!(e.message().contains("2048 services with limits per client already"), "{e}");
+    }
+    door.update_service(update(&first, |s| s.limits = None)).await.unwrap();
+    door.create_service(limited("more", "10002:80")).await.unwrap();
+    let e = door.rollback_service(back("first")).await.unwrap_err();
+    assert!(e.message().contains("room for 2048"), "{e}");
 }
 
 #[tokio::test]

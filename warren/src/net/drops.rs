@@ -145,6 +145,9 @@ pub(super) fn meaning(reason: Reason) -> &'static str {
         Reason::PacketRate => "a client sent more packets than `--limit-pps` allows",
         Reason::Newcomers => "more clients came to ports with limits at once than the node keeps count of",
         Reason::Connections => "a client had as many connections as `--limit-conns` allows",
+        Reason::TooBig => {
+            "a container sent more than fits the device it would leave by, and was told how much does"
+        }
     }
 }
 

@@ -134,6 +134,7 @@ impl Engine {
             making: BTreeSet::new(),
             devices: BTreeSet::new(),
             refused: BTreeSet::new(),
+            misnamed: Vec::new(),
             guards: Guards::new(config.guard),
             mended: BTreeMap::new(),
             switched: false,

@@ -47,7 +47,7 @@ pub use error::NetError;
 pub use handle::{Gate, Handle};
 pub use home::check as check_home;
 pub use owner::Listeners;
-pub use preflight::{Problem, pool_conflict, preflight};
+pub use preflight::{Problem, misnamed_interfaces, pool_conflict, preflight};
 pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};
 pub use reset::reset;
 pub use trace::{End, LARGEST as LARGEST_TRACED, Protocol as TracedProtocol, Question, Step, Trace};

@@ -35,7 +35,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that would keep [`super::start`] from working; empty when nothing would.
+/// Everything that would keep [`super::start`] from working; empty when nothing would. What of it must
+/// be asked of the routing socket is in [`misnamed_interfaces`] and [`pool_conflict`].
 #[must_use]
 pub fn preflight(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -78,7 +79,6 @@ pub fn preflight(config: &Config) -> Vec<Problem> {
     if let Err(e) = cgroup_root() {
         problems.push(Problem::new(e.to_string()));
     }
-    problems.extend(missing_interfaces(config));
     problems
 }
 
@@ -95,21 +95,21 @@ fn bpf() -> Option<Problem> {
     }))
 }
 
-fn missing_interfaces(config: &Config) -> Vec<Problem> {
-    let missing =
-        config.interfaces.iter().filter(|name| nix::net::if_::if_nametoindex(name.as_str()).is_err());
-    missing
-        .map(|name| {
-            Problem::new(format!(
-                "there is no network device {name}: `ip link` shows those there are; correct --interface"
-            ))
-        })
-        .collect()
-}
-
 fn kernel_is_recent_enough(release: &str) -> bool {
     let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 1)
+}
+
+/// Looks whether what `--interface` names takes part.
+///
+/// # Errors
+/// When the node's devices cannot be read.
+pub async fn misnamed_interfaces(interfaces: &[String]) -> Result<Vec<Problem>, NetError> {
+    if interfaces.is_empty() {
+        return Ok(Vec::new());
+    }
+    let host = Netlink::open()?.host().await?;
+    Ok(host.misnamed(interfaces).into_iter().map(Problem::new).collect())
 }
 
 /// Looks whether the cluster's pools overlap a network that this node reaches already.
@@ -177,6 +177,7 @@ mod tests {
             mac,
             mtu: 1500,
             layer: Layer::Ethernet,
+            controller: None,
             up: true,
         };
         let route = |destination: &str, device| Route {

@@ -357,6 +357,7 @@ pub(super) async fn check(engine: &Arc<Engine>) -> Result<Check, NetError> {
             ));
         }
     }
+    check.problems.extend(state.host.misnamed(&engine.settings.interfaces));
     check.notes = state.guards.notes();
     if let Some(assignment) = engine.heard() {
         let own: BTreeSet<IpAddr> = state.host.locals().map(|(a, _)| a).collect();

@@ -35,6 +35,7 @@ pub fn check(config: &NodeConfig) -> Vec<String> {
     let layout = Layout::new(&config.data_dir, node);
     problems.extend(data_dir(&config.data_dir));
     problems.extend(net::preflight(&net_config(config, &layout, node, &[])).into_iter().map(|p| p.sentence));
+    problems.extend(interfaces(config));
     problems.extend(containerd(config));
     problems.extend(rpc::is_free(&config.socket).err().map(|e| e.to_string()));
     problems.extend(validate::pool(config.pool()).err().map(|e| e.to_string()));
@@ -56,6 +57,16 @@ fn containerd(config: &NodeConfig) -> Option<String> {
         checked.map_err(|e| NodeError::Runtime(e.to_string()))
     });
     outcome.err().map(|e| e.to_string())
+}
+
+fn interfaces(config: &NodeConfig) -> Vec<String> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Vec::new();
+    };
+    match runtime.block_on(net::misnamed_interfaces(&config.interfaces)) {
+        Ok(problems) => problems.into_iter().map(|p| p.sentence).collect(),
+        Err(e) => vec![e.to_string()],
+    }
 }
 
 fn pools(config: &NodeConfig) -> Option<String> {

@@ -1,34 +1,32 @@
 //! The kinds of packets that are measured, on the node of the packets' tests.
 
-use std::{
-    os::fd::{AsFd, AsRawFd, RawFd},
-    thread,
-    time::Duration,
-};
+use std::{os::fd::AsFd, rc::Rc, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::Xdp;
 use warren_ebpf::{
-    abi::{SOURCES_NOBODY, Service, ServiceKey, TCP, UDP, program},
+    abi::{CONFIG_DENY, SOURCES_NOBODY, Service, ServiceKey, TCP, UDP, program},
     flow::decide::Action,
     packet::{ACK, SYN},
 };
 
 use crate::{
     frame::{Family, make, reversed, tuple},
-    testrun::{Twins, UPLINK, classifier, container},
-    wrapper::Random,
+    testrun::{Twins, UPLINK, classifier, container, load},
+    wrapper::{Hook, Program, Random, XDP_PASS},
 };
 
 const PASSED: i32 = -1;
 const DROPPED: i32 = 2;
 const SENT: i32 = 7;
+const XDP_DROP: i32 = 1;
 
 /// A kind of packet.
 pub struct Class {
     /// What it is.
     pub name: String,
     /// The program it meets.
-    pub program: RawFd,
+    pub program: Rc<Program>,
     /// The device it comes in by.
     pub ifindex: u32,
     /// Its bytes.
@@ -78,10 +76,11 @@ pub fn all<A: Family>(twins: &mut Twins<A>) -> Result<Vec<Class>> {
     twins.enter(outside, UDP, 0)?;
     twins.leave(udp_backend, reversed(udp_inside), UDP, 0)?;
 
-    let (node_in, veth_in) = (fd(twins, program::NODE_IN_L2)?, fd(twins, program::VETH_IN)?);
+    let (node_in, veth_in) = (&of_tc(twins, program::NODE_IN_L2)?, &of_tc(twins, program::VETH_IN)?);
     let mut classes = Vec::new();
-    let mut add = |name: &str, program: RawFd, ifindex: u32, packet: Vec<u8>, returns: i32| {
+    let mut add = |name: &str, program: &Rc<Program>, ifindex: u32, packet: Vec<u8>, returns: i32| {
         let name = format!("v{} {name}", A::FAMILY);
+        let program = Rc::clone(program);
         classes.push(Class { name, program, ifindex, packet, random: None, returns });
     };
     let tcp_packet = |t| make(t, TCP, ACK, &[7; 40]);
@@ -128,16 +127,41 @@ pub fn all<A: Family>(twins: &mut Twins<A>) -> Result<Vec<Class>> {
         let name = format!("v{} new {name}", A::FAMILY);
         classes.push(Class {
             name,
-            program: node_in,
+            program: Rc::clone(node_in),
             ifindex: UPLINK,
             packet,
             random: Some(random),
             returns: SENT,
         });
     }
+    classes.extend(of_guard(twins)?);
     Ok(classes)
 }
 
-fn fd<A: Family>(twins: &mut Twins<A>, name: &str) -> Result<RawFd> {
-    Ok(classifier(&mut twins.ebpf, name)?.fd().context(name.to_owned())?.as_fd().as_raw_fd())
+/// What the guard sees. It has a node of its own: with a deny list, everything else would be asked
+/// about it, too.
+fn of_guard<A: Family>(twins: &Twins<A>) -> Result<Vec<Class>> {
+    let mut guarded = Twins { model: twins.model.clone(), ebpf: load()? };
+    guarded.model.denied = vec![(A::CLIENT, 8 * size_of::<A>() as u32)];
+    guarded.model.config.flags |= CONFIG_DENY;
+    guarded.mirror()?;
+    let guard: &mut Xdp = guarded.ebpf.program_mut(program::GUARD).context("no guard")?.try_into()?;
+    let guard = Rc::new(Program::of(guard.fd()?.as_fd(), Hook::Xdp)?);
+    let class = |name: &str, port, returns| Class {
+        name: format!("v{} guard, {name}", A::FAMILY),
+        program: Rc::clone(&guard),
+        ifindex: UPLINK,
+        packet: make(tuple(A::CLIENT, 40_000, A::NODE, port), TCP, ACK, &[7; 40]),
+        random: None,
+        returns,
+    };
+    Ok(vec![
+        class("TCP of the host, passed", 22, XDP_PASS),
+        class("TCP of who is denied, dropped", 8080, XDP_DROP),
+    ])
+}
+
+fn of_tc<A: Family>(twins: &mut Twins<A>, name: &str) -> Result<Rc<Program>> {
+    let fd = classifier(&mut twins.ebpf, name)?.fd().context(name.to_owned())?;
+    Ok(Rc::new(Program::of(fd.as_fd(), Hook::Tc)?))
 }

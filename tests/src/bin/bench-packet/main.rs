@@ -5,6 +5,8 @@
 //! in the same round, before a program that returns at once, and taken off. What is left, plus an
 //! empty program's time, in relation to the empty program's time, is the ratio: 1 is "costs nothing".
 //!
+//! The guard, in XDP, changes no packet: an empty program of that hook is run beside it instead.
+//!
 //! `gate` compares the ratios with those that are checked in.
 
 mod bounds;
@@ -31,7 +33,7 @@ use frame::Family;
 use testrun::{Twins, alone};
 use warren_ebpf::flow::decide::{V4, V6};
 use warren_tests::bench::measure::machine;
-use wrapper::{Program, Wrapped};
+use wrapper::{Hook, Program, Wrapped, XDP_PASS};
 
 /// Runs of a program in one go.
 const TIMES: u32 = 100_000;
@@ -77,11 +79,19 @@ pub fn spread(samples: &[f64]) -> (f64, f64, f64) {
 fn measure<A: Family>(rounds: u32) -> Result<(Vec<f64>, Vec<Measured>)> {
     alone(move || {
         let mut twins = Twins::<A>::new()?;
-        let empty = Program::empty()?;
+        let empty = Program::empty(Hook::Tc)?;
         let mut pairs = Vec::new();
         for Class { name, program, ifindex, packet, random, returns } in classes::all(&mut twins)? {
-            let before = Wrapped::before(&empty, &packet, ifindex, random)?;
-            let whole = Wrapped::new(program, &packet, ifindex, random, returns)?;
+            let (before, whole) = match program.hook() {
+                Hook::Tc => (
+                    Wrapped::before(&empty, &packet, ifindex, random)?,
+                    Wrapped::new(&program, &packet, ifindex, random, returns)?,
+                ),
+                Hook::Xdp => (
+                    Wrapped::bare(Program::empty(Hook::Xdp)?.into(), &packet, ifindex, XDP_PASS),
+                    Wrapped::bare(program, &packet, ifindex, returns),
+                ),
+            };
             pairs.push((Measured { name, net: Vec::new(), ratios: Vec::new() }, before, whole));
         }
         let mut nothing = Vec::new();

@@ -2,7 +2,10 @@
 //! kernel's test-run can repeat a program that rewrites packets. Assembled by hand: it is part of
 //! the measurement, not of the object.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::{
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    rc::Rc,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,6 +16,7 @@ const PROG_LOAD: libc::c_long = 5;
 const TEST_RUN: libc::c_long = 10;
 const PROG_ARRAY: u32 = 3;
 const SCHED_CLS: u32 = 3;
+const XDP: u32 = 6;
 const GET_PRANDOM: i32 = 7;
 const STORE_BYTES: i32 = 9;
 const TAIL_CALL: i32 = 12;
@@ -61,18 +65,47 @@ fn halves<T>(at: *const T) -> [u32; 2] {
     [at as u32, (at >> 32) as u32]
 }
 
-/// A program of TC in the kernel.
-pub struct Program(OwnedFd);
+/// What a program of XDP says when it lets a packet pass.
+pub const XDP_PASS: i32 = 2;
+
+/// Where a program sees its packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// In TC.
+    Tc,
+    /// In the device's driver.
+    Xdp,
+}
+
+/// A program in the kernel.
+pub struct Program {
+    fd: OwnedFd,
+    hook: Hook,
+}
 
 impl Program {
-    fn load(code: &[u64]) -> Result<Self> {
+    /// A program that is loaded already.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub fn of(fd: BorrowedFd<'_>, hook: Hook) -> Result<Self> {
+        Ok(Self { fd: fd.try_clone_to_owned()?, hook })
+    }
+
+    /// Where it sees its packets.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    fn load(hook: Hook, code: &[u64]) -> Result<Self> {
         let license = c"GPL";
         let mut log = vec![0u8; 1 << 16];
         let ([code_low, code_high], [license_low, license_high], [log_low, log_high]) =
             (halves(code.as_ptr()), halves(license.as_ptr()), halves(log.as_mut_ptr()));
         let mut words = [0; 30];
         words[..10].copy_from_slice(&[
-            SCHED_CLS,
+            if hook == Hook::Tc { SCHED_CLS } else { XDP },
             u32::try_from(code.len())?,
             code_low,
             code_high,
@@ -85,19 +118,20 @@ impl Program {
         ]);
         let loaded = bpf(PROG_LOAD, &mut words);
         let fd = loaded.with_context(|| String::from_utf8_lossy(&log).trim_matches('\0').to_owned())?;
-        Ok(Self(owned(fd)?))
+        Ok(Self { fd: owned(fd)?, hook })
     }
 
     /// Returns at once.
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn empty() -> Result<Self> {
-        Self::load(&[set(0, -1), EXIT])
+    pub fn empty(hook: Hook) -> Result<Self> {
+        let passes = if hook == Hook::Tc { -1 } else { XDP_PASS };
+        Self::load(hook, &[set(0, passes), EXIT])
     }
 
-    /// Runs it `times` over on one packet that came in by a device: nanoseconds a run, and what the
-    /// last one returned.
+    /// Runs it `times` over on one packet that came in by a device (in a driver: by lo): nanoseconds a
+    /// run, and what the last one returned.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -108,12 +142,14 @@ impl Program {
         let ([data_low, data_high], [context_low, context_high]) =
             (halves(packet.as_ptr()), halves(context.as_ptr()));
         let mut words = [0; 20];
-        words[0] = self.0.as_raw_fd().cast_unsigned();
+        words[0] = self.fd.as_raw_fd().cast_unsigned();
         words[2] = u32::try_from(packet.len())?;
         [words[4], words[5]] = [data_low, data_high];
         words[8] = times;
-        words[10] = u32::try_from(size_of_val(&context))?;
-        [words[12], words[13]] = [context_low, context_high];
+        if self.hook == Hook::Tc {
+            words[10] = u32::try_from(size_of_val(&context))?;
+            [words[12], words[13]] = [context_low, context_high];
+        }
         bpf(TEST_RUN, &mut words)?;
         Ok((words[9], words[1].cast_signed()))
     }
@@ -130,9 +166,9 @@ pub struct Random {
 
 /// A program before which a packet is put back.
 pub struct Wrapped {
-    program: Program,
+    program: Rc<Program>,
     /// Keeps the program that is called: the map must live as long as this.
-    _jumps: OwnedFd,
+    _jumps: Option<OwnedFd>,
     packet: Vec<u8>,
     ifindex: u32,
     returns: i32,
@@ -145,7 +181,7 @@ impl Wrapped {
     /// # Errors
     /// The kernel refuses.
     pub fn new(
-        target: RawFd,
+        target: &Program,
         packet: &[u8],
         ifindex: u32,
         random: Option<Random>,
@@ -154,7 +190,7 @@ impl Wrapped {
         let mut words = [0; 8];
         words[..4].copy_from_slice(&[PROG_ARRAY, 4, 4, 1]);
         let jumps = owned(bpf(MAP_CREATE, &mut words)?)?;
-        let (key, value) = (0u32, target);
+        let (key, value) = (0u32, target.fd.as_raw_fd());
         let mut words = [0; 8];
         words[0] = jumps.as_raw_fd().cast_unsigned();
         [words[2], words[3]] = halves(&raw const key);
@@ -179,8 +215,8 @@ impl Wrapped {
         // tail_call(skb, jumps, 0)
         code.extend([copy(1, 6), insn(0x18, 2, 1, 0, jumps.as_raw_fd()), 0, set(3, 0), call(TAIL_CALL)]);
         code.extend([set(0, NOBODY), EXIT]);
-        let program = Program::load(&code)?;
-        Ok(Self { program, _jumps: jumps, packet: packet.to_vec(), ifindex, returns })
+        let program = Rc::new(Program::load(Hook::Tc, &code)?);
+        Ok(Self { program, _jumps: Some(jumps), packet: packet.to_vec(), ifindex, returns })
     }
 
     /// The same before a program that returns at once.
@@ -188,7 +224,13 @@ impl Wrapped {
     /// # Errors
     /// The kernel refuses.
     pub fn before(empty: &Program, packet: &[u8], ifindex: u32, random: Option<Random>) -> Result<Self> {
-        Self::new(empty.0.as_raw_fd(), packet, ifindex, random, -1)
+        Self::new(empty, packet, ifindex, random, -1)
+    }
+
+    /// A program that changes no packet, so that nothing is to be put back.
+    #[must_use]
+    pub fn bare(program: Rc<Program>, packet: &[u8], ifindex: u32, returns: i32) -> Self {
+        Self { program, _jumps: None, packet: packet.to_vec(), ifindex, returns }
     }
 
     /// Nanoseconds a run, of so many.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::abi::{
-    CONFIG_DENY, Client, ClientKey, Flow, FlowKey, Forward, ForwardKey, Limit, Reason, SERVICE_LIMITED,
+    CONFIG_DENY, Client, ClientKey, Flow, FlowKey, Forward, ForwardKey, Limit, Mac, Reason, SERVICE_LIMITED,
     SERVICE_PACED,
 };
 
@@ -17,6 +17,7 @@ of_both_families!(
     what_is_not_plain_is_left_to_others,
     a_number_that_is_too_large_is_left_to_who_lowers_it,
     others_and_other_reasons_are_let_through,
+    what_is_addressed_to_another_host_passes,
 );
 
 const MILLISECOND: u64 = 1_000_000;
@@ -47,6 +48,8 @@ fn is_early(reason: Reason) -> bool {
 /// A node with a port for each protocol and with or without each limit.
 fn limited<A: Family>(limit: Limit) -> Model<A> {
     let mut node = node::<A>(2);
+    // Whom the packets are addressed to.
+    node.macs.insert(UPLINK, Mac { address: [4; 6], pad: 0 });
     for (port, flags) in [(8080, SERVICE_LIMITED), (8081, SERVICE_LIMITED | SERVICE_PACED), (8082, 0)] {
         for protocol in [TCP, UDP] {
             publish_for(&mut node, protocol, A::ZERO, port, &[1, 2]);
@@ -212,4 +215,21 @@ fn others_and_other_reasons_are_let_through<A: Family>() {
     // The agent has switched everything off.
     node.config.flags = 0;
     assert_eq!(node.guard(&refused, UPLINK), Verdict::PASS);
+}
+
+fn what_is_addressed_to_another_host_passes<A: Family>() {
+    let mut node = limited::<A>(STRICT);
+    let t = tuple(A::CLIENT, 1, A::NODE, 8080);
+    node.denied = [(A::CLIENT, 8 * size_of::<A>() as u32)].into();
+    node.config.flags |= CONFIG_DENY;
+    let packet = make(t, TCP, SYN);
+    assert_eq!(node.guard(&packet, UPLINK), Verdict::drop(Reason::Denied));
+    for byte in 0..6 {
+        let mut other = packet.clone();
+        other[byte] ^= 0x10;
+        assert_eq!(node.guard(&other, UPLINK), Verdict::PASS, "byte {byte}");
+    }
+    assert_eq!(node.guard(&packet, UPLINK + 1), Verdict::PASS, "a device that nothing is known of");
+    node.macs.clear();
+    assert_eq!(node.guard(&packet, UPLINK), Verdict::PASS);
 }

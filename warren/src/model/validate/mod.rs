@@ -17,7 +17,7 @@ mod tests;
 
 pub use mounts::volume_name;
 pub use pool::{pool, pool6};
-pub use ports::{MAX_ALL_SOURCES, MAX_PORTS, MAX_SOURCES, conflict};
+pub use ports::{MAX_ALL_SOURCES, MAX_LIMITED, MAX_PORTS, MAX_SOURCES, conflict};
 pub use process::env_entry;
 
 use std::{

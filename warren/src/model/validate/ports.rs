@@ -13,6 +13,10 @@ pub const MAX_SOURCES: usize = 256;
 /// Most networks in all different `from=` of a cluster's ports: what the datapath has room for.
 pub const MAX_ALL_SOURCES: usize = 8_000;
 
+/// Most services of a cluster whose published ports have limits per client: half of what the datapath has room
+/// for, since new ones come before old ones go.
+pub const MAX_LIMITED: usize = 2_048;
+
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), Invalid> {
     let publish: &[PortSpec] = &spec.publish;
     let Some(first) = publish.first() else { return Ok(()) };

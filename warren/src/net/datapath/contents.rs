@@ -11,9 +11,10 @@ pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The maps that the agent writes, in the order in which new rows are written: what is referred to
 /// comes before what refers to it, and the switch that turns the datapath on comes last.
-pub const WRITTEN: [&str; 17] = [
+pub const WRITTEN: [&str; 18] = [
     map::LOCAL4,
     map::LOCAL6,
+    map::MAC,
     map::ROUTE4,
     map::ROUTE6,
     map::BACKEND,

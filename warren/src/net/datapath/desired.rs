@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_ANYWHERE,
-    CONFIG_DENY, CONFIG_ENABLED, Config, Limit, Local, ROUTE_DROP, Route, SERVICE_LIMITED, SERVICE_PACED,
-    SERVICE_SEATED, Service, ServiceKey, capacity, map,
+    CONFIG_DENY, CONFIG_ENABLED, Config, Limit, Local, Mac, ROUTE_DROP, Route, SERVICE_LIMITED,
+    SERVICE_PACED, SERVICE_SEATED, Service, ServiceKey, capacity, map,
 };
 
 use super::{
@@ -25,8 +25,10 @@ use super::{
 };
 use crate::model::{
     Assignment, Attachment, ClientLimits, Health, NodeId, PortSpec, PublishDefault, Rate, ServiceEndpoint,
-    TaskId, TaskState, TaskStatus,
+    TaskId, TaskState, TaskStatus, validate,
 };
+
+const _: () = assert!(2 * validate::MAX_LIMITED <= capacity::LIMITS);
 
 /// Whether a container takes new connections of published ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +151,9 @@ pub fn plan(view: &View<'_>) -> Plan {
             IpAddr::V4(a) => desired.put(map::LOCAL4, &a.octets(), &Local { ifindex }),
             IpAddr::V6(a) => desired.put(map::LOCAL6, &a.octets(), &Local { ifindex }),
         }
+    }
+    for (ifindex, address) in view.host.macs(&view.settings.interfaces).take(capacity::DEVICES / 2) {
+        desired.put(map::MAC, &ifindex, &Mac { address, pad: 0 });
     }
     routes(view, &mut desired);
     for (task, a) in view.attached {

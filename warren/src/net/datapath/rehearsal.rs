@@ -14,9 +14,9 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use warren_ebpf::abi::{DropCounter, Reason, map};
+use warren_ebpf::abi::{DropCounter, Reason, map, program};
 
 use super::{
     super::NetError,
@@ -108,15 +108,7 @@ impl Stage {
             read.map_err(|e| NetError::system("read what the programs remember", e))?;
             before.insert(name, rows);
         }
-        let mut ebpf = self.instance(Some(&before))?;
-        let mut own = Opened::new();
-        for (name, rows) in &before {
-            let to = taken(&mut ebpf, name)?;
-            for (k, v) in rows {
-                to.set(k, v).map_err(|e| NetError::system("copy what the programs remember", e))?;
-            }
-            own.insert(name, to.into());
-        }
+        let (mut ebpf, own) = self.furnished(&before)?;
         let (scratch, drops) = (taken(&mut ebpf, map::SCRATCH)?, taken(&mut ebpf, map::DROPS)?);
         let (action, frame, tag) = run(&mut ebpf, entrance)?;
         let read = |e| NetError::system("read what a program did", e);
@@ -133,6 +125,49 @@ impl Stage {
             before,
             after,
         })
+    }
+
+    /// Whether the guard would drop a packet before its program sees it. `before` is what the programs
+    /// remember ([`Rehearsed::before`]).
+    pub fn guards(
+        &self,
+        entrance: &Entrance,
+        before: &BTreeMap<&'static str, Rows>,
+    ) -> Result<bool, NetError> {
+        const DROP: u32 = 1;
+        let name = program::GUARD;
+        let (mut ebpf, _own) = self.furnished(before)?;
+        let program: &mut Xdp = ebpf
+            .program_mut(name)
+            .and_then(|p| p.try_into().ok())
+            .ok_or_else(|| NetError::ForeignObject { map: name.to_owned() })?;
+        program.load().map_err(|e| NetError::program(name, e))?;
+        // `struct xdp_md`: where the packet ends, and the device.
+        let mut context = [0u8; 24];
+        let length = u32::try_from(entrance.frame.len()).unwrap_or(u32::MAX);
+        context[4..8].copy_from_slice(&length.to_ne_bytes());
+        context[12..16].copy_from_slice(&entrance.ifindex.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(&entrance.frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).map_err(|e| NetError::program(name, e))?;
+        Ok(result.return_value == DROP)
+    }
+
+    /// An instance with maps of its own, that hold these rows; those are returned with it.
+    fn furnished(&self, before: &BTreeMap<&'static str, Rows>) -> Result<(Ebpf, Opened), NetError> {
+        let mut ebpf = self.instance(Some(before))?;
+        let mut own = Opened::new();
+        for (name, rows) in before {
+            let to = taken(&mut ebpf, name)?;
+            for (k, v) in rows {
+                to.set(k, v).map_err(|e| NetError::system("copy what the programs remember", e))?;
+            }
+            own.insert(name, to.into());
+        }
+        Ok((ebpf, own))
     }
 
     /// An instance on the live maps alone, with which packets have their effect: for comparison.

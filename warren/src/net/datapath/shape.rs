@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey,
-    Forward, ForwardKey, Gate, Layout, Limit, Local, Piece, PieceKey, Return, ReturnKey, Route, SEED, Schema,
-    Scratch, Seat, SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity, map,
-    mix,
+    Forward, ForwardKey, Gate, Layout, Limit, Local, Mac, Piece, PieceKey, Return, ReturnKey, Route, SEED,
+    Schema, Scratch, Seat, SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey,
+    capacity, map, mix,
 };
 
 use super::sys::MapInfo;
@@ -149,6 +149,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::GATE, ARRAY, index, of::<Gate>(), 2),
         shape(map::SEAT4, LRU_HASH, of::<SeatKey>(), of::<Seat<V4>>(), n(capacity::SEATS).max(least)),
         shape(map::SEAT6, LRU_HASH, of::<SeatKey>(), of::<Seat<V6>>(), n(capacity::SEATS6).max(least)),
+        shape(map::MAC, HASH, index, of::<Mac>(), n(capacity::DEVICES)),
     ]
 }
 

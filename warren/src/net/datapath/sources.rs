@@ -180,6 +180,7 @@ mod tests {
             mac: vec![2, 0, 0, 0, 0, 1],
             mtu: 1500,
             layer,
+            controller: None,
             up: true,
         };
         let address =

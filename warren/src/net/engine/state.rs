@@ -56,6 +56,8 @@ pub(in crate::net) struct State {
     pub(in crate::net) devices: BTreeSet<(u32, String)>,
     /// Devices that could not get one, told already.
     pub(super) refused: BTreeSet<(u32, String)>,
+    /// What is wrong with `--interface`, told already.
+    pub(super) misnamed: Vec<String>,
     /// Who drops early.
     pub(in crate::net) guards: Guards,
     /// When each broken link was mended last.
@@ -176,6 +178,7 @@ impl State {
             // The programs of an earlier build go on with its maps until ours are filled.
             return Ok(());
         }
+        self.tell_misnamed(&settings.interfaces);
         let mut wanted = BTreeSet::new();
         let uplinks: Vec<_> = self.host.uplinks(&settings.interfaces).cloned().collect();
         for d in &uplinks {
@@ -223,6 +226,15 @@ impl State {
         self.switched = true;
         tracing::info!(devices = wanted.len(), links = links.len(), late, "datapath is in place");
         Ok(())
+    }
+
+    /// Says what has come to be wrong with `--interface`: a device has gone, or become another's port.
+    fn tell_misnamed(&mut self, interfaces: &[String]) {
+        let now = self.host.misnamed(interfaces);
+        for sentence in now.iter().filter(|s| !self.misnamed.contains(s)) {
+            tracing::warn!("{sentence}");
+        }
+        self.misnamed = now;
     }
 
     /// Broken links that have not been mended just now.

@@ -17,11 +17,36 @@ pub enum Layer {
     Ip,
     /// Loopback.
     Loopback,
-    /// As a port of a bridge, bond or team: what comes in belongs to that device, which has the
-    /// addresses and the neighbours.
-    Port,
+    /// As a port of another device: what comes in belongs to that one, which has the addresses and
+    /// the neighbours.
+    Port(Group),
     /// With something we do not know: no program is attached there.
     Other,
+}
+
+/// What a device can be a port of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// A bridge of the kernel's.
+    Bridge,
+    /// A bond.
+    Bond,
+    /// A team.
+    Team,
+    /// Open vSwitch: which of its devices has what comes in, the kernel does not say.
+    Switch,
+}
+
+impl Group {
+    /// What it is called.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Bond => "bond",
+            Self::Team => "team",
+            Self::Switch => "Open vSwitch",
+        }
+    }
 }
 
 /// A network device.
@@ -39,6 +64,8 @@ pub struct Device {
     pub mtu: u32,
     /// How its packets begin.
     pub layer: Layer,
+    /// The device that it belongs to, if it is in a group or a VRF.
+    pub controller: Option<u32>,
     /// Whether it is up.
     pub up: bool,
 }
@@ -132,6 +159,56 @@ impl Host {
         })
     }
 
+    /// The devices by which frames of those that take part come in, and their link-layer addresses. A
+    /// program in the driver of a bond or team runs in those of its ports.
+    pub fn macs<'a>(&'a self, interfaces: &'a [String]) -> impl Iterator<Item = (u32, [u8; 6])> + 'a {
+        let taking_part = |index| self.uplinks(interfaces).any(|d| Some(d.index) == index);
+        let of_group = move |d: &&Device| {
+            matches!(d.layer, Layer::Port(Group::Bond | Group::Team)) && taking_part(d.controller)
+        };
+        let own = self.uplinks(interfaces).filter(|d| d.layer == Layer::Ethernet);
+        let all = own.chain(self.devices.iter().filter(of_group));
+        all.filter_map(|d| Some((d.index, d.mac.as_slice().try_into().ok()?)))
+    }
+
+    /// One sentence for each of these names that brings no device with it: nothing is called so, or
+    /// what comes in by it is another device's, which is not named.
+    #[must_use]
+    pub fn misnamed(&self, interfaces: &[String]) -> Vec<String> {
+        let sentence = |name: &String| match self.device(name) {
+            None => Some(format!(
+                "there is no network device {name}: `ip link` shows those there are; correct --interface"
+            )),
+            Some(d) => self.port(d, interfaces),
+        };
+        interfaces.iter().filter_map(sentence).collect()
+    }
+
+    /// Why a device that is a port brings nothing with it, and what would.
+    fn port(&self, device: &Device, interfaces: &[String]) -> Option<String> {
+        let Layer::Port(mut group) = device.layer else { return None };
+        let name = &device.name;
+        let mut said = format!("--interface {name} does nothing: {name} is a port of");
+        let mut port = device;
+        // A bond may be a port of a bridge. Of more steps than devices, one would be in a circle.
+        for step in 0..self.devices.len() {
+            let controller = self.devices.iter().find(|d| Some(d.index) == port.controller);
+            let Some(c) = controller.filter(|_| group != Group::Switch) else { break };
+            let which = if step == 0 { " the" } else { ", and that one of the" };
+            said.push_str(&format!("{which} {} {}", group.name(), c.name));
+            let Layer::Port(next) = c.layer else {
+                return (!interfaces.contains(&c.name)).then(|| format!("{said}; name {} instead", c.name));
+            };
+            (group, port) = (next, c);
+        }
+        let which = if std::ptr::eq(port, device) { "" } else { ", and that one of" };
+        let article = if group == Group::Switch { "an" } else { "a" };
+        Some(format!(
+            "{said}{which} {article} {}; name the device instead that has the node's address",
+            group.name()
+        ))
+    }
+
     /// The largest packet that fits through every uplink that is in use (up, and with an address
     /// or a route).
     #[must_use]
@@ -222,7 +299,16 @@ mod tests {
     use super::*;
 
     fn device(index: u32, name: &str, layer: Layer, mtu: u32) -> Device {
-        Device { index, name: name.into(), alias: None, mac: vec![2, 0, 0, 0, 0, 1], mtu, layer, up: true }
+        Device {
+            index,
+            name: name.into(),
+            alias: None,
+            mac: vec![2, 0, 0, 0, 0, 1],
+            mtu,
+            layer,
+            controller: None,
+            up: true,
+        }
     }
 
     fn address(device: u32, net: &str) -> Address {
@@ -247,7 +333,7 @@ mod tests {
                 device(2, "eth0", Layer::Ethernet, 1500),
                 device(3, "wg0", Layer::Ip, 1420),
                 device(4, "can0", Layer::Other, 16),
-                device(6, "eth1", Layer::Port, 1500),
+                device(6, "eth1", Layer::Port(Group::Bridge), 1500),
                 Device {
                     mac: crate::net::attach::HOST_MAC.to_vec(),
                     ..device(5, "wrabcdefghijklm", Layer::Ethernet, 1400)
@@ -275,6 +361,67 @@ mod tests {
         let names = |i: &[String]| host.uplinks(i).map(|d| d.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&[]), ["eth0", "wg0"]);
         assert_eq!(names(&["wg0".into()]), ["wg0"]);
+    }
+
+    #[test]
+    fn the_addresses_of_devices_that_frames_come_in_by() {
+        let port = |index, group, controller| Device {
+            controller: Some(controller),
+            mac: vec![2, 0, 0, 0, 0, 7],
+            ..device(index, "port", Layer::Port(group), 1500)
+        };
+        let mut host = host();
+        host.devices.extend([
+            device(20, "bond0", Layer::Ethernet, 1500),
+            port(21, Group::Bond, 20),
+            port(22, Group::Bridge, 20),
+            port(23, Group::Bond, 99),
+            Device { mac: vec![2; 8], ..device(24, "ib0", Layer::Ethernet, 1500) },
+        ]);
+        let found = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            host.macs(&names).map(|(index, mac)| (index, mac[5])).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[]), [(2, 1), (20, 1), (21, 7)]);
+        assert_eq!(found(&["bond0"]), [(20, 1), (21, 7)]);
+        assert_eq!(found(&["eth0"]), [(2, 1)]);
+    }
+
+    #[test]
+    fn a_name_that_brings_no_device_is_told_with_the_one_that_would() {
+        let port = |index, name, group, controller| Device {
+            controller: Some(controller),
+            ..device(index, name, Layer::Port(group), 1500)
+        };
+        let mut host = host();
+        host.devices.extend([
+            device(20, "br0", Layer::Ethernet, 1500),
+            port(21, "eth2", Group::Bridge, 20),
+            port(22, "bond0", Group::Bridge, 20),
+            port(23, "eth3", Group::Bond, 22),
+            device(24, "ovs-system", Layer::Ethernet, 1500),
+            port(25, "eth4", Group::Switch, 24),
+            port(26, "eth5", Group::Team, 99),
+            Device { controller: Some(20), ..device(27, "eth6", Layer::Ethernet, 1500) },
+        ]);
+        let told = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            host.misnamed(&names)
+        };
+        assert!(told(&["eth0", "br0", "eth6"]).is_empty(), "a VRF's device takes part itself");
+        assert!(told(&["eth0", "eth9"])[0].starts_with("there is no network device eth9"));
+        for (name, expected) in [
+            ("eth2", "eth2 is a port of the bridge br0; name br0 instead"),
+            ("eth3", "eth3 is a port of the bond bond0, and that one of the bridge br0; name br0 instead"),
+            (
+                "eth4",
+                "eth4 is a port of an Open vSwitch; name the device instead that has the node's address",
+            ),
+            ("eth5", "eth5 is a port of a team; name the device instead that has the node's address"),
+        ] {
+            assert_eq!(told(&[name]), [format!("--interface {name} does nothing: {expected}")]);
+        }
+        assert!(told(&["eth2", "br0", "eth3"]).is_empty(), "what has it is named, too");
     }
 
     #[test]

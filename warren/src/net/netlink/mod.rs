@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::NetError;
-use host::{Address, Device, Host, Layer, Route};
+use host::{Address, Device, Group, Host, Layer, Route};
 
 const MAIN_TABLE: u32 = 254;
 
@@ -148,6 +148,7 @@ pub(super) fn device(m: LinkMessage) -> Device {
         mac: Vec::new(),
         mtu: 0,
         layer,
+        controller: None,
         up: m.header.flags.contains(LinkFlags::Up),
     };
     for a in m.attributes {
@@ -156,20 +157,25 @@ pub(super) fn device(m: LinkMessage) -> Device {
             LinkAttribute::IfAlias(a) => d.alias = Some(a),
             LinkAttribute::Address(a) => d.mac = a,
             LinkAttribute::Mtu(m) => d.mtu = m,
-            LinkAttribute::LinkInfo(all) if all.iter().any(is_port) => d.layer = Layer::Port,
+            LinkAttribute::Controller(c) => d.controller = Some(c),
+            LinkAttribute::LinkInfo(all) => {
+                d.layer = all.iter().find_map(group).map_or(d.layer, Layer::Port);
+            }
             _ => {}
         }
     }
     d
 }
 
-/// Whether a device that says this hands all that comes in to another. One in a VRF does not.
-fn is_port(info: &LinkInfo) -> bool {
-    use InfoPortKind::{Bond, Bridge, Other, Team};
-    match info {
-        LinkInfo::PortKind(Bond | Bridge | Team) => true,
-        LinkInfo::PortKind(Other(kind)) => kind == "openvswitch",
-        _ => false,
+/// What a device that says this hands all that comes in to. One in a VRF does not.
+fn group(info: &LinkInfo) -> Option<Group> {
+    let LinkInfo::PortKind(kind) = info else { return None };
+    match kind {
+        InfoPortKind::Bridge => Some(Group::Bridge),
+        InfoPortKind::Bond => Some(Group::Bond),
+        InfoPortKind::Team => Some(Group::Team),
+        InfoPortKind::Other(kind) => (kind == "openvswitch").then_some(Group::Switch),
+        _ => None,
     }
 }
 

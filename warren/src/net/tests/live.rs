@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::*;
+use warren_ebpf::abi::{DropCounter, EARLY, Reason, map};
+
+use super::{
+    super::{Guard, datapath::sys::from_bytes},
+    *,
+};
 
 #[test]
 #[ignore = "needs root"]
@@ -196,4 +201,53 @@ fn the_hosts_own_listener_is_found() {
     assert!(owner.unwrap().unwrap().ends_with(&format!("(pid {})", std::process::id())));
     // Not in this namespace.
     assert_eq!(crate::net::Listeners::look().owner(8080, crate::model::Protocol::Tcp, None), None);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_guard_drops_what_is_addressed_to_its_device_and_nothing_else() {
+    let world = World::new();
+    let client = world.path("c");
+    let (n, c) = (world.ns("n"), world.ns("c"));
+    world.node(move |config| async move {
+        let config = Config { guard: Guard::Xdp, ..config };
+        let agent = Agent::start(&config, Some(web(&config, 1, 1, &["8080:80/udp"]))).await;
+        agent.serve(1, 80).await;
+        agent.handle.deny(&[format!("{CLIENT}/32").parse().unwrap()], &[]).await.unwrap();
+        let drops = agent.handle.stage().live[map::DROPS].clone();
+        let early = || -> u64 {
+            let row = drops.get(&(EARLY + Reason::Denied as u32).to_ne_bytes()).unwrap().unwrap();
+            row.chunks_exact(16).filter_map(from_bytes::<DropCounter>).map(|c| c.packets).sum()
+        };
+        let send = || {
+            let sent = namespace::inside(&client, || {
+                UdpSocket::bind((CLIENT, 0))?.send_to(b"x", (NODE, 8080)).map(drop)
+            });
+            sent.unwrap();
+        };
+        // Until one more is dropped early; it takes a look at the neighbour first, and the agent a pass.
+        let dropped = async || {
+            let (before, deadline) = (early(), Instant::now() + Duration::from_secs(5));
+            while early() == before {
+                assert!(Instant::now() < deadline, "nothing is dropped early");
+                send();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        dropped().await;
+        // The kernel knows the device by another address from now on, and so does the guard.
+        ip(&format!("-n {n} link set eth0 address 02:00:00:00:00:99"));
+        ip(&format!("-n {c} neigh flush dev eth0"));
+        dropped().await;
+        // As a device sees them that takes whatever it hears.
+        ip(&format!("-n {c} neigh replace {NODE} lladdr 02:00:00:00:00:77 dev eth0 nud permanent"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = early();
+        for _ in 0..10 {
+            send();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(early(), before, "another host's");
+        agent.stop().await;
+    });
 }

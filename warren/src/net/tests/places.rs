@@ -4,7 +4,7 @@
 use warren_ebpf::abi::map;
 
 use super::{
-    super::{NetError, attach::host_name, engine::Engine, preflight},
+    super::{NetError, attach::host_name, engine::Engine, misnamed_interfaces, preflight},
     *,
 };
 
@@ -200,6 +200,37 @@ fn devices_without_link_headers_get_their_program() {
         let agent = Agent::of_build(&narrow, None, build(), Hook::Clsact).await;
         let filters = run("tc", &["-n", &n, "filter", "show", "dev", "tun7", "ingress"]);
         assert!(filters.is_empty(), "{filters}");
+        agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_port_of_a_bridge_that_is_named_is_told() {
+    let world = World::new();
+    let n = world.ns("n");
+    world.node_ip("link add br0 type bridge");
+    world.node(move |config| async move {
+        let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let before = |names: Vec<String>| async move { misnamed_interfaces(&names).await.unwrap() };
+        assert_eq!(before(named(&["eth0"])).await, []);
+        assert!(before(named(&["eth7"])).await[0].sentence.contains("no network device eth7"));
+        let narrow = Config { interfaces: named(&["eth0"]), ..config };
+        let agent = Agent::start(&narrow, None).await;
+        assert_eq!(agent.handle.check().await.unwrap().problems, Vec::<String>::new());
+        // It becomes one under a running agent.
+        ip(&format!("-n {n} link set eth0 master br0"));
+        let told = "--interface eth0 does nothing: eth0 is a port of the bridge br0; name br0 instead";
+        assert_eq!(agent.handle.check().await.unwrap().problems, [told]);
+        assert_eq!(before(named(&["eth0"])).await[0].sentence, told);
+        assert_eq!(before(named(&["eth0", "br0"])).await, [], "the bridge is named, too");
+        ip(&format!("-n {n} link set eth0 nomaster"));
+        // Until the agent has looked again, its program is not there.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !agent.handle.check().await.unwrap().problems.is_empty() {
+            assert!(Instant::now() < deadline, "it takes no part again");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         agent.stop().await;
     });
 }

@@ -7,7 +7,7 @@ use warren_ebpf::{
 
 use super::{
     super::{
-        End, Question, Trace, TracedProtocol,
+        End, Guard, Question, Trace, TracedProtocol,
         attach::{HOST_MAC, host_name},
         datapath::{
             contents::{Maps as _, Opened, Rows},
@@ -48,6 +48,25 @@ fn dropped(live: &Opened) -> Vec<u64> {
         row.chunks_exact(16).filter_map(from_bytes::<DropCounter>).map(|c| c.packets).sum()
     };
     Reason::ALL.iter().map(of).collect()
+}
+
+/// Has the clients of a network come out even only after so long.
+fn use_up(live: &Opened, clients: &str, network: &[u8; 8], after: Duration) {
+    let clients = &live[clients];
+    let mut keys = Vec::new();
+    clients
+        .for_each(|k, _| {
+            keys.extend(k.ends_with(network).then(|| k.to_vec()));
+            true
+        })
+        .unwrap();
+    let even = super::super::report::monotonic_ns() + u64::try_from(after.as_nanos()).unwrap();
+    for k in keys {
+        let row = clients.get(&k).unwrap().unwrap();
+        let mut row: Client = from_bytes(&row).unwrap();
+        (row.flows, row.packets) = (even, even);
+        clients.set(&k, bytes_of(&row)).unwrap();
+    }
 }
 
 struct Site {
@@ -116,7 +135,12 @@ impl Site {
         };
         assert_eq!(really, end, "{line}: {action} after\n{told}");
         for (reason, (before, now)) in Reason::ALL.iter().zip(counted.iter().zip(counts)) {
-            let expected = u64::from(end == End::Dropped && trace.reason == Some(reason.name()));
+            let expected = match end {
+                End::Dropped => trace.reason == Some(reason.name()),
+                End::TooBig => *reason == Reason::TooBig,
+                _ => false,
+            };
+            let expected = u64::from(expected);
             assert_eq!(now - before, expected, "{line}: {} after\n{told}", reason.name());
         }
         trace
@@ -140,6 +164,10 @@ fn what_a_trace_says_is_what_happens() {
         (slow.name, slow.datapath_id) = ("paced".into(), 5);
         slow.ports = vec!["8092:80/udp".parse().unwrap()];
         slow.limits = ClientLimits { packet_rate: rate, ..ClientLimits::default() };
+        held.services.push(slow.clone());
+        (slow.name, slow.datapath_id) = ("seated".into(), 6);
+        slow.ports = vec!["8093:80".parse().unwrap(), "8093:80/udp".parse().unwrap()];
+        slow.limits = ClientLimits { conns: Some(2), ..ClientLimits::default() };
         held.services.push(slow);
         let agent = Agent::start(&config, Some(assignment)).await;
         for n in [1, 2, 3] {
@@ -243,6 +271,26 @@ fn what_a_trace_says_is_what_happens() {
                 )
                 .await;
             }
+            // Places: a limit of IPv6 is its network's.
+            for protocol in ["tcp", "udp"] {
+                for (port, said) in [(4010, "0 of 2"), (4011, "1 of 2")] {
+                    let line = format!("{protocol} {client}:{port} {node}:8093");
+                    let said = format!("seats: a client may have 2 flows at a time: {said} are taken");
+                    site.compare(&line, SYN, 0, inside, &[&said]).await;
+                }
+                let words = [
+                    "backend: web.",
+                    "seats: a client may have 2 flows at a time: all are taken",
+                    "dropped: conns",
+                ];
+                let third = |client: &str| format!("{protocol} {client}:4012 {node}:8093");
+                site.compare(&third(&client), SYN, 0, dropped, &words).await;
+                let (neighbour, end) =
+                    if container == "v6" { ("[fd18::77]", dropped) } else { ("198.18.0.77", inside) };
+                site.compare(&third(neighbour), SYN, 0, end, &[]).await;
+                let known = format!("{protocol} {client}:4010 {node}:8093");
+                site.compare(&known, SYN, 0, inside, &["flow: known"]).await;
+            }
             // From containers: to each other, to the outside, and what they may not.
             site.compare(
                 &format!("tcp {}:5000 {}:80", at(3), at(1)),
@@ -333,22 +381,7 @@ fn what_a_trace_says_is_what_happens() {
         for (protocol, port) in [("tcp", 8090), ("udp", 8092)] {
             let line = format!("{protocol} {outsider}:{port}");
             site.compare(&line, SYN, 0, inside, &["one more is within it"]).await;
-            let clients = &site.stage.live[map::CLIENT4];
-            let mut keys = Vec::new();
-            let network = [198, 18, 0, 7, 0, 0, 0, 0];
-            clients
-                .for_each(|k, _| {
-                    keys.extend(k.ends_with(&network).then(|| k.to_vec()));
-                    true
-                })
-                .unwrap();
-            let far = super::super::report::monotonic_ns() + 600_000_000_000;
-            for k in keys {
-                let row = clients.get(&k).unwrap().unwrap();
-                let mut row: Client = from_bytes(&row).unwrap();
-                (row.flows, row.packets) = (far, far);
-                clients.set(&k, bytes_of(&row)).unwrap();
-            }
+            use_up(&site.stage.live, map::CLIENT4, &[198, 18, 0, 7, 0, 0, 0, 0], Duration::from_secs(600));
             let reason = if protocol == "tcp" { "dropped: conn-rate" } else { "dropped: packet-rate" };
             let line = format!("{protocol} 198.18.0.7:4031 198.18.0.1:{port}");
             site.compare(&line, SYN, 0, dropped, &["used up", reason]).await;
@@ -406,5 +439,60 @@ fn filters_and_devices_without_link_header_can_be_asked_too() {
         let t = ask("tcp 198.18.0.2:1 198.18.0.1:8080 tun0").await.unwrap();
         assert_eq!((t.end, t.device.as_str()), (End::Container, "tun0"));
         agent.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_guard_drops_early_is_told() {
+    let world = World::new();
+    world.node(move |config| async move {
+        let mut assignment = web(&config, 1, 1, &["8080:80", "8080:80/udp"]);
+        let rate = Some(Rate { per_second: 1, burst: 2 });
+        Arc::get_mut(&mut assignment).unwrap().services[0].limits =
+            ClientLimits { conn_rate: rate, conns: Some(1), ..ClientLimits::default() };
+        let config = Config { guard: Guard::Xdp, ..config };
+        let agent = Agent::start(&config, Some(assignment)).await;
+        agent.handle.attach(task(1), &attachment(1)).await.unwrap();
+        agent.handle.serve(task(1), &attachment(1), Gate::Open).await.unwrap();
+        agent
+            .handle
+            .deny(&["198.18.0.66/32".parse().unwrap(), "fd18::66/128".parse().unwrap()], &[])
+            .await
+            .unwrap();
+        let stage = agent.handle.stage();
+        let earnest = stage.in_earnest().unwrap();
+        let mut site = Site { agent, stage, earnest };
+        const EARLY: &str = "guard: dropped early, in the driver of eth0";
+        let not_early = |t: &Trace| assert!(t.steps.iter().all(|s| s.what != "guard"), "{t:?}");
+        for [client, denied, node] in
+            [[CLIENT, "198.18.0.66", NODE], ["[fd18::2]", "[fd18::66]", "[fd18::1]"]]
+        {
+            for protocol in ["tcp", "udp"] {
+                let words = ["deny list", EARLY, "dropped: denied"];
+                let line = format!("{protocol} {denied}:4000 {node}:8080");
+                site.compare(&line, SYN, 0, End::Dropped, &words).await;
+                let line = |port: u16| format!("{protocol} {client}:{port} {node}:8080");
+                not_early(&site.compare(&line(4000), SYN, 0, End::Container, &["0 of 1 are taken"]).await);
+                // That of a place is nobody's but the program's.
+                not_early(&site.compare(&line(4001), SYN, 0, End::Dropped, &["dropped: conns"]).await);
+                // As far as the guard believes a number.
+                let (clients, network) = if node == NODE {
+                    (map::CLIENT4, [198, 18, 0, 2, 0, 0, 0, 0])
+                } else {
+                    (map::CLIENT6, [0xfd, 0x18, 0, 0, 0, 0, 0, 0])
+                };
+                use_up(&site.stage.live, clients, &network, Duration::from_millis(2_900));
+                let words = ["flow rate: a client may have 1 new flows a second, 2 at once: used up", EARLY];
+                let t = site.compare(&line(4002), SYN, 0, End::Dropped, &words).await;
+                assert_eq!(t.reason, Some("conn-rate"));
+                not_early(&site.compare(&line(4000), SYN, 0, End::Container, &["flow: known"]).await);
+            }
+            // What is dropped of a container's is not the guard's.
+            let from = if node == NODE { "10.86.0.9" } else { "[fd00:86::9]" };
+            let line = format!("udp {from}:1 {client}:1 {}", host_name(task(1)));
+            not_early(&site.compare(&line, 0, 0, End::Dropped, &["dropped: spoofed"]).await);
+        }
+        site.agent.stop().await;
     });
 }

@@ -5,9 +5,14 @@
 //! program did; the words before it come from the tables that it decided from.
 
 mod evidence;
+mod facts;
+mod outcome;
 mod packet;
 mod place;
+mod record;
+mod seats;
 mod story;
+mod tables;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use warren_ebpf::{
     abi::{ICMP, ICMP6, TCP, UDP, Words},
-    packet::{Bytes, Family, Packet as _, Tuple, sum, transport},
+    packet::{ACK, Bytes, FIN, Family, Packet as _, RST, SYN, Tuple, sum, transport},
 };
 
 use super::Question;
@@ -23,6 +23,14 @@ impl Question {
             (super::Protocol::Udp, _) => UDP,
             (super::Protocol::Icmp, true) => ICMP,
             (super::Protocol::Icmp, false) => ICMP6,
+        }
+    }
+
+    /// Whether it may be a flow's first packet.
+    pub(super) fn begins(&self) -> bool {
+        match self.protocol {
+            super::Protocol::Tcp => self.flags & (SYN | ACK | FIN | RST) == SYN,
+            super::Protocol::Udp | super::Protocol::Icmp => true,
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
         netlink::host::{Device, Layer},
     },
     Question,
-    evidence::{named, prefix},
+    tables::{named, prefix},
 };
 use crate::model::TaskId;
 

@@ -1,5 +1,8 @@
 //! Facts in words: one sentence for each thing that is decided, in the order of the programs. Pure.
 
+mod inward;
+mod outward;
+
 use std::{fmt::Write as _, time::Duration};
 
 use warren_ebpf::{
@@ -7,10 +10,14 @@ use warren_ebpf::{
     packet::{ACK, FIN, RST, SYN},
 };
 
+use self::{
+    inward::inward,
+    outward::{outward, socket},
+};
 use super::{
     super::drops::meaning,
     End, Protocol, Step, Trace,
-    evidence::{Done, Facts, Kind, Port, Record},
+    facts::{Done, Facts, Port, Record},
     place::Place,
 };
 
@@ -52,7 +59,7 @@ pub(super) fn tell(facts: &Facts) -> Trace {
     } else {
         story.say("datapath", "not yet switched on: everything is left as it is");
     }
-    conclusion(facts, done, &mut story);
+    conclusion(facts, done, &device, &mut story);
     Trace {
         program,
         device,
@@ -121,219 +128,7 @@ fn packet(facts: &Facts) -> String {
     }
 }
 
-fn inward(facts: &Facts, done: &Done, story: &mut Story) {
-    let q = &facts.question;
-    if let Some(record) = facts.record.as_ref().filter(|r| r.kind == Kind::Answer) {
-        story.say("masquerade", format!("the answer to what {} sent: {}", record.backend, state(record)));
-        return;
-    }
-    if facts.in_range {
-        story.say("masquerade", "a port that masquerading uses, but no container waits for this there");
-    }
-    if q.protocol == Protocol::Icmp {
-        story.say("published", "echo requests are for the node itself");
-        return unpublished(facts, done, story);
-    }
-    let Some(port) = &facts.port else {
-        story.say("published", format!("nothing at {}/{}", q.destination, q.protocol.name()));
-        return unpublished(facts, done, story);
-    };
-    story.say("published", format!("{}, for {}", port.name, whom(port)));
-    match &facts.denied {
-        Some(nets) if !nets.is_empty() && facts.to_node => {
-            let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
-            story.say("deny list", format!("{} is in {}", q.source.ip(), nets.join(", ")));
-        }
-        Some(_) => story.say("deny list", format!("{} is not on it", q.source.ip())),
-        None => {}
-    }
-    if done.reason == Some(Reason::Denied) {
-        return;
-    }
-    if port.paced && port.limit.packet_spacing != 0 && facts.to_node {
-        let limit = rate(port.limit.packet_spacing, port.limit.packet_burst, "packets");
-        let said = if done.reason == Some(Reason::PacketRate) { "used up" } else { "one more is within it" };
-        story.say("packet rate", format!("a client may send {limit}: {said}"));
-        if done.reason == Some(Reason::PacketRate) {
-            return;
-        }
-    }
-    toward(facts, done, Some(port), story);
-}
-
-/// What is not for a published port.
-fn unpublished(facts: &Facts, done: &Done, story: &mut Story) {
-    if let (Some(name), Some(Reason::Unpublished)) = (&facts.neighbour, done.reason) {
-        story.say("destination", format!("{name} itself, which nobody outside reaches by its own address"));
-    }
-}
-
-/// To a backend, by a known flow or by a new one.
-fn toward(facts: &Facts, done: &Done, port: Option<&Port>, story: &mut Story) {
-    let q = &facts.question;
-    let outside = !matches!(facts.place, Place::Container { .. });
-    match facts.record.as_ref().filter(|r| r.kind == Kind::Forward) {
-        Some(record) if done.chosen.is_none() && record.lives => {
-            return story.say("flow", format!("known, of {}: {}", record.backend, state(record)));
-        }
-        Some(record) if !record.lives && !q.begins() => {
-            return story.say("flow", format!("known, but its backend is gone ({})", record.backend));
-        }
-        Some(record) => {
-            let why = if record.lives { "over" } else { "of a backend that is gone" };
-            story.say(
-                "flow",
-                format!("one is known and {why} ({}): this packet begins another", state(record)),
-            );
-        }
-        None if !q.begins() => {
-            let said = if done.end == End::Container {
-                "only the container's half of its record is left, which names the way"
-            } else {
-                "none known, and only a SYN begins one"
-            };
-            return story.say("flow", said);
-        }
-        None => story.say("flow", "none known: this packet begins one"),
-    }
-    if outside && !facts.to_node {
-        return story.say("destination", "no address of this node: what only passes through is let pass");
-    }
-    if outside && facts.from_node {
-        return story.say("source", "an address of the node itself, from outside: not for a container");
-    }
-    let Some(port) = port else { return backend(facts, done, None, story) };
-    if q.protocol == Protocol::Udp && done.end == End::Passed && done.chosen.is_none() && port.takers() > 0 {
-        return story
-            .say("socket", "one of the node's own sockets is connected to the sender: it is that one's");
-    }
-    if done.reason == Some(Reason::Refused) {
-        return story.say("sources", format!("{} is none of those it is published for", q.source.ip()));
-    }
-    if port.sources.is_some() {
-        story.say("sources", format!("{} is one of those it is published for", q.source.ip()));
-    }
-    if outside && port.limited && port.limit.flow_spacing != 0 {
-        let limit = rate(port.limit.flow_spacing, port.limit.flow_burst, "new flows");
-        let said = match done.reason {
-            Some(Reason::FlowRate) => "used up",
-            Some(Reason::Newcomers) => "not counted, too many clients are new just now",
-            _ => "one more is within it",
-        };
-        story.say("flow rate", format!("a client may have {limit}: {said}"));
-    }
-    if done.reason.is_none() {
-        backend(facts, done, Some(port), story);
-    }
-}
-
-fn backend(facts: &Facts, done: &Done, port: Option<&Port>, story: &mut Story) {
-    let all = port.map(|p| p.backends.as_slice()).unwrap_or_default();
-    let states: Vec<_> = all.iter().map(|(name, state)| format!("{name} {state}")).collect();
-    let said = match (&done.chosen, port) {
-        (None, _) if all.is_empty() => "there is none on this node".to_owned(),
-        (None, _) => format!("none takes new flows: {}", states.join(", ")),
-        (Some(chosen), None) => format!("{chosen}, by its own address"),
-        (Some(chosen), Some(_)) if all.len() == 1 => format!("{chosen}, the only one"),
-        (Some(chosen), Some(port)) => format!(
-            "{chosen}, chosen by the client's address and port among {} that take new flows, of {}: {}",
-            port.takers(),
-            all.len(),
-            states.join(", ")
-        ),
-    };
-    story.say("backend", said);
-    let kept = done.shown.is_some_and(|(source, _)| source == facts.question.source);
-    if done.chosen.is_some() && done.shown.is_some() && !kept {
-        story.say(
-            "source",
-            "replaced: another conversation has this one's place, or a container reaches itself",
-        );
-    }
-}
-
-fn outward(facts: &Facts, done: &Done, story: &mut Story) {
-    let q = &facts.question;
-    let Some(sender) = &facts.behind else {
-        return story.say("sender", "no container is behind this device");
-    };
-    if !done.owned {
-        return story.say("sender", format!("{sender}, but {} is not its address", q.source.ip()));
-    }
-    story.say("sender", format!("{sender}, under its own address"));
-    if let Some(record) = facts.record.as_ref().filter(|r| r.kind == Kind::Reply) {
-        return story.say("flow", format!("a reply to a known one: {}", state(record)));
-    }
-    if let Some(neighbour) = &facts.neighbour {
-        story.say("destination", format!("{neighbour}, on this node"));
-        if q.protocol != Protocol::Icmp {
-            toward(facts, done, None, story);
-        }
-        return;
-    }
-    if facts.to_node {
-        match &facts.port {
-            Some(port) => {
-                story.say("published", format!("{}, for {}", port.name, whom(port)));
-                toward(facts, done, Some(port), story);
-            }
-            None => story.say("destination", "an address of the node, where nothing is published there"),
-        }
-        return;
-    }
-    match done.reason {
-        Some(Reason::Multicast | Reason::NoRoute) => {
-            return story.say("route", "none leads there");
-        }
-        Some(Reason::NotMasqueraded) => return,
-        _ => {}
-    }
-    let Some(way) = &facts.route else { return };
-    let Some(source) = way.source.filter(|_| done.masqueraded) else {
-        return story.say("route", format!("out of {}, under its own address", way.device));
-    };
-    story.say("route", format!("out of {}, as {source}", way.device));
-    let said = match (done.reason, facts.record.as_ref().filter(|r| r.kind == Kind::Egress)) {
-        (Some(Reason::NoFlow), _) => "no flow is known, and only a SYN begins one".to_owned(),
-        (Some(Reason::PortsExhausted), _) => "no port of the node's is free towards there".to_owned(),
-        (_, Some(record)) if done.born == 0 => format!("the port that it has already: {}", state(record)),
-        _ => "a port that is free at this moment; another packet may get another one".to_owned(),
-    };
-    story.say("masquerade", said);
-}
-
-/// What the node's own processes meet.
-fn socket(facts: &Facts, story: &mut Story) -> End {
-    let q = &facts.question;
-    let local = facts.to_node || q.destination.ip().is_loopback();
-    let Some(port) = facts.port.as_ref().filter(|_| local && q.protocol != Protocol::Icmp) else {
-        story.say(
-            "published",
-            format!("nothing at {}/{} that is the node's", q.destination, q.protocol.name()),
-        );
-        story.say("verdict", "left to the node's own stack, as it is");
-        return End::Passed;
-    };
-    story.say("published", format!("{}; the node's own processes always reach it", port.name));
-    let states: Vec<_> = port.backends.iter().map(|(name, state)| format!("{name} {state}")).collect();
-    if port.takers() == 0 {
-        story.say("backend", format!("none takes new flows: {}", states.join(", ")));
-        story.say("verdict", "left to the node's own stack, which refuses at once");
-        return End::Refused;
-    }
-    story.say(
-        "backend",
-        format!(
-            "at each connect, one at random of {} that take new flows: {}",
-            port.takers(),
-            states.join(", ")
-        ),
-    );
-    story.say("verdict", "the socket is pointed at the backend when it connects or sends");
-    End::Container
-}
-
-fn conclusion(facts: &Facts, done: &Done, story: &mut Story) {
+fn conclusion(facts: &Facts, done: &Done, device: &str, story: &mut Story) {
     let q = &facts.question;
     if let Some((source, destination)) = done.shown {
         let mut changes = String::new();
@@ -362,6 +157,9 @@ fn conclusion(facts: &Facts, done: &Done, story: &mut Story) {
             story.say("size", format!("{size} bytes do not fit {} (MTU {})", name(facts, done.to), done.mtu));
         }
         _ => {}
+    }
+    if done.early {
+        story.say("guard", format!("dropped early, in the driver of {device}"));
     }
     let verdict = match (done.end, done.reason) {
         (End::Passed, _) => "left to the node's own stack, as it is".to_owned(),
@@ -403,7 +201,12 @@ fn rate(spacing: u32, burst: u32, of: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Question, *};
+    use warren_ebpf::abi::Limit;
+
+    use super::{
+        super::{Question, facts::Kind},
+        *,
+    };
 
     fn facts(place: Place) -> Facts {
         let question = Question {
@@ -430,6 +233,7 @@ mod tests {
                 chosen: None,
                 masqueraded: false,
                 born: 0,
+                early: false,
             }),
             denied: None,
             to_node: true,
@@ -441,6 +245,20 @@ mod tests {
             record: None,
             route: None,
             devices: [(7, ("eth0".to_owned(), 1500))].into(),
+        }
+    }
+
+    fn port() -> Port {
+        Port {
+            name: "*:80/tcp of service web".into(),
+            id: 3,
+            sources: None,
+            backends: vec![("web.1 (t)".into(), "up")],
+            limit: Default::default(),
+            limited: false,
+            paced: false,
+            seated: false,
+            seats: 0,
         }
     }
 
@@ -492,21 +310,56 @@ mod tests {
             state(&Record { state: None, ..record.clone() }),
             "the half that names the backend is left"
         );
-        let port = Port {
-            name: "*:80/tcp of service web".into(),
-            sources: None,
-            backends: vec![("web.1 (t)".into(), "up")],
-            limit: Default::default(),
-            limited: false,
-            paced: false,
-        };
         let gone = Facts {
-            port: Some(port),
+            port: Some(port()),
             record: Some(Record { lives: false, ..record }),
             question: Question { flags: ACK, ..facts(device(false)).question },
             ..facts(device(false))
         };
         assert!(told(&gone).contains("flow: known, but its backend is gone (web.1 (t))"));
+    }
+
+    #[test]
+    fn how_many_flows_a_client_has_is_told() {
+        let with = |taken, reason| {
+            let limit = Limit { connections: 2, ..Limit::default() };
+            let mut facts = facts(device(false));
+            facts.port = Some(Port { limit, seated: true, seats: taken, ..port() });
+            let done = facts.done.as_mut().unwrap();
+            done.chosen = Some("web.1 (t)".into());
+            (done.end, done.reason) =
+                if reason { (End::Dropped, Some(Reason::Connections)) } else { (End::Container, None) };
+            told(&facts)
+        };
+        for (taken, refused, said) in [
+            (0, false, "0 of 2 are taken, this one gets another\n"),
+            (1, false, "1 of 2 are taken, this one gets another\n"),
+            (2, false, "all are taken, one of them by a flow whose place this one takes\n"),
+            (2, true, "all are taken\n"),
+            (1, true, "all were taken when it was looked at last, a moment ago; by now 1 of 2 are\n"),
+        ] {
+            let told = with(taken, refused);
+            let step = format!("seats: a client may have 2 flows at a time: {said}");
+            assert!(told.contains(&step), "{told}");
+            assert!(told.contains("backend: web.1 (t), the only one"), "{told}");
+            assert_eq!(told.contains("verdict: dropped: conns"), refused, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_the_guard_drops_is_told_with_its_device() {
+        let mut facts = facts(device(false));
+        facts.port = Some(port());
+        facts.denied = Some(vec!["192.0.2.0/24".parse().unwrap()]);
+        let done = facts.done.as_mut().unwrap();
+        (done.end, done.reason) = (End::Dropped, Some(Reason::Denied));
+        assert!(!told(&facts).contains("guard"));
+        facts.done.as_mut().unwrap().early = true;
+        let told = told(&facts);
+        assert!(
+            told.contains("guard: dropped early, in the driver of eth0\nverdict: dropped: denied"),
+            "{told}"
+        );
     }
 
     #[test]
