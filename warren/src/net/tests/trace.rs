@@ -342,7 +342,7 @@ fn what_a_trace_says_is_what_happens() {
                     true
                 })
                 .unwrap();
-            let far = super::super::report::monotonic_ns() + 600_000_000_000;
+            let far = super::super::flows::monotonic_ns() + 600_000_000_000;
             for k in keys {
                 let row = clients.get(&k).unwrap().unwrap();
                 let mut row: Client = from_bytes(&row).unwrap();
