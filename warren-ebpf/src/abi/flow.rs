@@ -119,7 +119,7 @@ pub struct Flow<A> {
     /// Of TCP in `FLOW_NEW4`: the sequence number after all that the container has sent, which is what
     /// the client's ACK must name for the flow to be established. Only who sees the container's
     /// packets knows it. Meaningless before `FLOW_REPLIED`. Of TCP in `FLOW_EST4`: the second of the
-    /// monotonic clock in which it was established. Of UDP: the second in which it began.
+    /// monotonic clock in which it was established; 0: not known. Of UDP: the second in which it began.
     pub expected: u32,
     /// Tells it from others that had the seat.
     pub turn: u8,

@@ -43,7 +43,7 @@ pub struct Return<A> {
     pub flags: u8,
     /// Zero.
     pub pad: A::Fill,
-    /// When it began, nanoseconds of the monotonic clock, coarse.
+    /// When it began, nanoseconds of the monotonic clock, coarse; 0: not known.
     pub began: u64,
     /// What it has carried.
     pub traffic: Traffic,

@@ -41,6 +41,8 @@ mod layout;
 mod limit;
 mod masquerade;
 mod node;
+#[cfg(feature = "user")]
+pub mod older;
 mod report;
 mod service;
 mod words;

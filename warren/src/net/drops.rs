@@ -13,7 +13,7 @@ use super::{
     NetError,
     datapath::sys::{RawMap, from_bytes},
     engine::Engine,
-    report::monotonic_ns,
+    flows::monotonic_ns,
 };
 
 /// Packets dropped for one reason since the programs' maps were made.

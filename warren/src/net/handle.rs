@@ -9,8 +9,9 @@ use super::{
     deny::{self, DenyList},
     drops::{self, LastDrops},
     engine::Engine,
-    report,
+    flows, report,
     trace::{self, Question, Trace},
+    traffic::{Asked, Meter},
 };
 use crate::model::{Attachment, TaskId};
 
@@ -73,11 +74,17 @@ impl Handle {
     }
 
     /// Live flows, at most `limit` (0: all), and whether there are more.
-    pub async fn flows(&self, limit: usize) -> Result<(Vec<report::Flow>, bool), NetError> {
+    pub async fn flows(&self, limit: usize) -> Result<(Vec<flows::Flow>, bool), NetError> {
         let engine = Arc::clone(&self.engine);
-        tokio::task::spawn_blocking(move || report::flows(&engine, limit))
+        tokio::task::spawn_blocking(move || flows::flows(&engine, limit))
             .await
             .map_err(|_| NetError::Stopped)?
+    }
+
+    /// Something that tells, each time it is asked, what flows have carried since it was asked before.
+    #[must_use]
+    pub fn meter(&self, asked: Asked) -> Meter {
+        Meter::new(Arc::clone(&self.engine), asked)
     }
 
     /// What was dropped, a row for each reason there is.

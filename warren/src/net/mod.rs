@@ -17,6 +17,7 @@ mod drops;
 mod engine;
 mod error;
 mod events;
+mod flows;
 mod handle;
 mod home;
 mod machine;
@@ -31,6 +32,7 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod traffic;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -44,13 +46,15 @@ pub use deny::DenyList;
 pub use drops::{Dropped, Told};
 pub use engine::Guard;
 pub use error::NetError;
+pub use flows::{Flow, Replica};
 pub use handle::{Gate, Handle};
 pub use home::check as check_home;
 pub use owner::Listeners;
 pub use preflight::{Problem, misnamed_interfaces, pool_conflict, preflight};
-pub use report::{Check, Flow, MapUse, ProgramUse, Published, PublishedBackend};
+pub use report::{Check, MapUse, ProgramUse, Published, PublishedBackend};
 pub use reset::reset;
 pub use trace::{End, LARGEST as LARGEST_TRACED, Protocol as TracedProtocol, Question, Step, Trace};
+pub use traffic::{Asked, ClientTraffic, Meter, Outgoing, PortTraffic, Rates, Sort, Traffic};
 
 /// Where a node's network lives.
 #[derive(Debug, Clone, PartialEq, Eq)]

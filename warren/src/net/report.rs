@@ -1,30 +1,27 @@
 //! What people are shown of the datapath.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
-use warren_ebpf::abi::{
-    Address, BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, Config,
-    FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_HAIRPIN, FLOW_OPENING, FLOW_REPLIED, FLOW_RESET,
-    FLOW_SERVER_FIN, FlowKey, ICMP, ICMP6, MASQUERADE_REPLIED, Return, ReturnKey, Service, TCP, UDP, map,
-};
+use warren_ebpf::abi::{BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, Service, map};
 
 use super::{
     NetError,
     attach::host_name,
     datapath::{
         contents::{Contents, Opened, WRITTEN},
-        desired::{Plan, key4, key6, reference},
+        desired::{Plan, key4, key6},
         links::device_of,
         sources::of_set,
-        sys::{RawMap, from_bytes},
+        sys::RawMap,
     },
     engine::{Engine, unfinished},
+    flows::socket,
 };
 use crate::model::{Assignment, PortSpec, TaskId};
 
@@ -58,27 +55,6 @@ pub struct PublishedBackend {
     pub id: u32,
     /// Which use of the row.
     pub generation: u32,
-}
-
-/// A live flow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flow {
-    /// "tcp", "udp", "icmp" or "icmp6".
-    pub protocol: &'static str,
-    /// The other side: the client, or for outgoing flows whom the container talks to.
-    pub client: SocketAddr,
-    /// Where the client connected to; `None` for outgoing flows.
-    pub published: Option<SocketAddr>,
-    /// The container's side.
-    pub container: SocketAddr,
-    /// The container's task, when it is attached.
-    pub task: Option<TaskId>,
-    /// How far it is.
-    pub state: &'static str,
-    /// Milliseconds since the last packet, as coarse as the datapath keeps it.
-    pub idle_ms: u64,
-    /// "in", "out" or "hairpin".
-    pub kind: &'static str,
 }
 
 /// Desired against actual.
@@ -122,15 +98,6 @@ pub struct ProgramUse {
     pub verified_instructions: u32,
     /// Devices it runs on, or "cgroup".
     pub attached: Vec<String>,
-}
-
-fn socket<A: Address>(address: A, port: u16) -> SocketAddr {
-    let wide = address.widen();
-    let ip = match A::FAMILY {
-        4 => IpAddr::from([wide[0], wide[1], wide[2], wide[3]]),
-        _ => IpAddr::from(Ipv6Addr::from(wide)),
-    };
-    SocketAddr::new(ip, port)
 }
 
 pub(super) fn published(engine: &Engine) -> Vec<Published> {
@@ -180,134 +147,6 @@ pub(super) fn state_name(state: u8) -> &'static str {
         BACKEND_HELD => "held",
         _ => "empty",
     }
-}
-
-fn protocol(number: u8) -> &'static str {
-    match number {
-        TCP => "tcp",
-        UDP => "udp",
-        ICMP => "icmp",
-        ICMP6 => "icmp6",
-        _ => "?",
-    }
-}
-
-/// Name of a flow's state, and how long it lives without a packet, in seconds.
-fn phase(protocol: u8, state: u8, both_ways: bool) -> (&'static str, u32) {
-    let c = Config::DEFAULT;
-    match (protocol, state) {
-        (UDP, _) if both_ways => ("both ways", c.udp_both_ways),
-        (UDP, _) => ("one way", c.udp_one_way),
-        (ICMP | ICMP6, _) => ("echo", c.icmp),
-        (_, FLOW_OPENING) => ("opening", c.half_open),
-        (_, FLOW_REPLIED) => ("replied", c.half_open),
-        (_, FLOW_ESTABLISHED) => ("established", c.established),
-        (_, FLOW_CLIENT_FIN | FLOW_SERVER_FIN) => ("closing", c.closing),
-        (_, FLOW_CLOSED) => ("closed", c.closed),
-        (_, FLOW_RESET) => ("reset", c.closed),
-        _ => ("?", c.closed),
-    }
-}
-
-/// The clock that the programs write into records.
-pub(super) fn monotonic_ns() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
-    now.map_or(0, |t| {
-        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
-    })
-}
-
-type V4 = [u8; 4];
-type V6 = [u8; 16];
-
-/// A row as a flow: the flow, whose it is, when it was last seen, how long it lives.
-pub(super) type Shown = (Flow, BackendRef, u64, u32);
-
-/// Reads a row, its key and its value.
-pub(super) type Read = fn(&[u8], &[u8]) -> Option<Shown>;
-
-/// The maps that are shown as flows, and how a row of each is read.
-const FLOWS: [(&str, Read); 6] = [
-    (map::FLOW_EST4, incoming::<V4>),
-    (map::FLOW_EST6, incoming::<V6>),
-    (map::FLOW_NEW4, incoming::<V4>),
-    (map::FLOW_NEW6, incoming::<V6>),
-    (map::MASQ_RET4, outgoing::<V4>),
-    (map::MASQ_RET6, outgoing::<V6>),
-];
-
-pub(super) fn flows(engine: &Engine, limit: usize) -> Result<(Vec<Flow>, bool), NetError> {
-    let limit = if limit == 0 { usize::MAX } else { limit };
-    let (maps, tasks) = {
-        let state = engine.state();
-        let maps = FLOWS.map(|(name, read)| (Arc::clone(state.loaded.map(name)), read));
-        let tasks: BTreeMap<BackendRefKey, TaskId> =
-            state.attached.iter().map(|(t, a)| (key(&reference(&a.attachment)), *t)).collect();
-        (maps, tasks)
-    };
-    let now = monotonic_ns();
-    let mut found = Vec::new();
-    let mut more = false;
-    for (m, read) in maps {
-        m.for_each(|k, v| {
-            let Some((mut flow, backend, last_seen, lifetime)) = read(k, v) else { return true };
-            flow.idle_ms = now.saturating_sub(last_seen) / 1_000_000;
-            if flow.idle_ms > u64::from(lifetime) * 1000 {
-                return true;
-            }
-            if found.len() == limit {
-                more = true;
-                return false;
-            }
-            flow.task = tasks.get(&key(&backend)).copied();
-            found.push(flow);
-            true
-        })
-        .map_err(|e| NetError::system("read the flows", e))?;
-    }
-    Ok((found, more))
-}
-
-pub(super) type BackendRefKey = (u32, u32);
-
-pub(super) fn key(b: &BackendRef) -> BackendRefKey {
-    (b.id, b.generation)
-}
-
-/// A row of `FLOW_*`.
-pub(super) fn incoming<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
-    let k: FlowKey<A> = from_bytes(k)?;
-    let v: warren_ebpf::abi::Flow<A> = from_bytes(v)?;
-    let (state, lifetime) = phase(k.protocol, v.state, v.state >= FLOW_REPLIED);
-    let flow = Flow {
-        protocol: protocol(k.protocol),
-        client: socket(v.client, v.client_port),
-        published: Some(socket(v.published, v.published_port)),
-        container: socket(k.backend, k.backend_port),
-        task: None,
-        state,
-        idle_ms: 0,
-        kind: if v.flags & FLOW_HAIRPIN != 0 { "hairpin" } else { "in" },
-    };
-    Some((flow, v.backend, v.last_seen, lifetime))
-}
-
-/// A row of `MASQ_RET*`.
-pub(super) fn outgoing<A: Address>(k: &[u8], v: &[u8]) -> Option<Shown> {
-    let k: ReturnKey<A> = from_bytes(k)?;
-    let v: Return<A> = from_bytes(v)?;
-    let (state, lifetime) = phase(k.protocol, v.state, v.flags & MASQUERADE_REPLIED != 0);
-    let flow = Flow {
-        protocol: protocol(k.protocol),
-        client: socket(k.remote, k.remote_port),
-        published: None,
-        container: socket(v.container, v.container_port),
-        task: None,
-        state,
-        idle_ms: 0,
-        kind: "out",
-    };
-    Some((flow, v.backend, v.last_seen, lifetime))
 }
 
 /// How long [`check`] waits before it looks again at rows that are not as they should be.

@@ -2,20 +2,22 @@
 
 mod deny;
 mod drops;
+mod flows;
+mod top;
 mod trace;
 
 use clap::Subcommand;
 
 use super::{Context, Format, ListArgs, output};
-use crate::proto::v1::{CheckNetworkRequest, ListFlowsRequest, ListPublishedRequest};
+use crate::proto::v1::{CheckNetworkRequest, ListPublishedRequest};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// List published ports and the tasks behind them, as the datapath has them.
     #[command(visible_alias = "list")]
     Ls(LsArgs),
-    /// List live flows.
-    Flows(FlowsArgs),
+    Flows(flows::FlowsArgs),
+    Top(top::TopArgs),
     /// Show what the datapath has dropped, by reason, with the last packet of each.
     Drops(drops::DropsArgs),
     /// Networks whose clients published ports of this node never answer.
@@ -34,16 +36,6 @@ pub(super) struct LsArgs {
     list: ListArgs,
 }
 
-/// List live flows.
-#[derive(Debug, clap::Args)]
-pub(super) struct FlowsArgs {
-    /// At most this many.
-    #[arg(long, default_value_t = 1000, value_name = "N")]
-    limit: u32,
-    #[command(flatten)]
-    list: ListArgs,
-}
-
 /// Compare what the datapath should hold with what it holds; fails when they differ.
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -55,7 +47,8 @@ pub(super) struct CheckArgs {
 pub(super) async fn run(verb: Verb, context: &Context) -> anyhow::Result<()> {
     match verb {
         Verb::Ls(args) => ls(args, context).await,
-        Verb::Flows(args) => flows(args, context).await,
+        Verb::Flows(args) => flows::flows(args, context).await,
+        Verb::Top(args) => top::top(args, context).await,
         Verb::Drops(args) => drops::drops(args, context).await,
         Verb::Deny(verb) => deny::run(verb, context).await,
         Verb::Trace(args) => trace::trace(args, context).await,
@@ -109,26 +102,6 @@ async fn ls(args: LsArgs, context: &Context) -> anyhow::Result<()> {
 /// An address as it stands before a port.
 fn bracketed(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
-}
-
-async fn flows(args: FlowsArgs, context: &Context) -> anyhow::Result<()> {
-    let request = ListFlowsRequest { limit: args.limit };
-    let answer = context.node_local().await?.list_flows(request).await?.into_inner();
-    let mut list = output::List::new(["KIND", "PROTO", "CLIENT", "PUBLISHED", "CONTAINER", "STATE", "IDLE"]);
-    for f in answer.flows {
-        let idle = humantime::format_duration(std::time::Duration::from_secs(f.idle_ms / 1000)).to_string();
-        let json = serde_json::json!({
-            "kind": f.kind, "protocol": f.protocol, "client": f.client, "published": f.published,
-            "container": f.container, "task": f.task, "state": f.state, "idle_ms": f.idle_ms,
-        });
-        let id = format!("{} {} {}", f.protocol, f.client, f.container);
-        list.row(id, vec![f.kind, f.protocol, f.client, f.published, f.container, f.state, idle], json);
-    }
-    list.print(args.list)?;
-    if answer.truncated {
-        eprintln!("only the first {} flows are shown: ask for more with --limit", args.limit);
-    }
-    Ok(())
 }
 
 async fn check(args: CheckArgs, context: &Context) -> anyhow::Result<()> {

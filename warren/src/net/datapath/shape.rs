@@ -5,6 +5,8 @@
 //! changes one struct makes that map anew and goes on using all others, flows among them, without
 //! a moment in which old and new programs see different ones.
 
+mod older;
+
 use std::path::{Path, PathBuf};
 
 use warren_ebpf::abi::{
@@ -36,6 +38,11 @@ const RINGBUF: u32 = 27;
 
 /// Layout of keys that are a plain number or address.
 const PLAIN: u64 = SEED;
+
+/// Layout of a map of this kind.
+const fn layout(key: u64, value: u64, kind: u32) -> u64 {
+    mix(mix(mix(SEED, key), value), kind as u64)
+}
 
 impl Shape {
     /// The name of its pin.
@@ -89,7 +96,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
     let (masquerade6, sockets6) = ((flows / 32).max(least), (flows / 64).max(least));
     let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
         name,
-        layout: mix(mix(mix(SEED, key.0), value.0), u64::from(kind)),
+        layout: layout(key.0, value.0, kind),
         info: MapInfo {
             kind,
             key_size: u32::try_from(key.1).unwrap_or(u32::MAX),
@@ -182,18 +189,15 @@ pub type Transform = fn(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
 /// How records of a flow table are carried over from an older layout: `None` when they cannot be.
 /// The same layout with another capacity is copied as it is.
 ///
-/// Who changes a struct of a flow table adds a line to `TRANSFORMS` here: (map, old layout (the middle part of
-/// the old pin's name), function). Without one the old flows are given up on upgrade.
+/// Who changes a struct of a flow table keeps the old one in `warren_ebpf::abi::older` and adds a line to
+/// `TRANSFORMS`: (map, old layout, function). Without one the old flows are given up on upgrade.
 #[must_use]
 pub fn transform(shape: &Shape, old: &PinName) -> Option<Transform> {
     if old.layout == shape.layout {
         return Some(|k, v| Some((k.to_vec(), v.to_vec())));
     }
-    TRANSFORMS.iter().find(|(m, l, _)| *m == shape.name && *l == old.layout).map(|(_, _, f)| *f)
+    older::TRANSFORMS.iter().find(|(m, l, _)| *m == shape.name && *l == old.layout).map(|(_, _, f)| *f)
 }
-
-/// Older layouts that this build can read: none yet, there was one layout so far.
-const TRANSFORMS: &[(&str, u64, Transform)] = &[];
 
 /// What this build writes into `SCHEMA`.
 pub const SCHEMA: Schema = Schema::CURRENT;

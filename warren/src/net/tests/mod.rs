@@ -6,6 +6,7 @@ mod live;
 mod live6;
 mod places;
 mod trace;
+mod traffic;
 mod upgrade;
 
 use std::{

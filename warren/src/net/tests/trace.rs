@@ -60,7 +60,7 @@ fn use_up(live: &Opened, clients: &str, network: &[u8; 8], after: Duration) {
             true
         })
         .unwrap();
-    let even = super::super::report::monotonic_ns() + u64::try_from(after.as_nanos()).unwrap();
+    let even = super::super::flows::monotonic_ns() + u64::try_from(after.as_nanos()).unwrap();
     for k in keys {
         let row = clients.get(&k).unwrap().unwrap();
         let mut row: Client = from_bytes(&row).unwrap();

@@ -5,9 +5,15 @@ use std::{
     thread::{self, JoinHandle, sleep},
 };
 
-use warren_ebpf::abi::map;
+use warren_ebpf::abi::{map, older};
 
-use super::{super::NetError, *};
+use super::{
+    super::{
+        NetError,
+        datapath::sys::{RawMap, bytes_of, from_bytes},
+    },
+    *,
+};
 
 /// A stream and a flood of new connections from a namespace to a port, until it is stopped.
 struct Load {
@@ -157,6 +163,72 @@ fn a_build_with_other_structs_in_the_agents_maps_takes_over() {
 #[ignore = "needs root"]
 fn a_build_with_larger_flow_tables_keeps_those_there_are() {
     upgrade(build(), shapes(2 << 30, 2), [Hook::Tcx, Hook::Tcx]);
+}
+
+/// What the build before flows were counted has left is made by hand: its programs are not at hand.
+#[test]
+#[ignore = "needs root"]
+fn flows_of_the_build_before_counters_go_on() {
+    type Row = warren_ebpf::abi::Flow<[u8; 4]>;
+    let world = World::new();
+    let client = world.path("c");
+    world.node(move |config| async move {
+        let web1 = web(&config, 1, 1, &["8080:80"]);
+        let agent = Agent::start(&config, Some(Arc::clone(&web1))).await;
+        agent.serve(1, 80).await;
+        let (mut stream, answer) = connect(&client, "198.18.0.1:8080").unwrap();
+        echo(&mut stream, 1).unwrap();
+        agent.stop().await;
+
+        let maps = config.pin_root.join("maps");
+        let shape = build().into_iter().find(|s| s.name == map::FLOW_EST4).unwrap();
+        let table = RawMap::from_pin(&shape.path(&maps)).unwrap();
+        let mut rows: Vec<(Vec<u8>, Row)> = Vec::new();
+        let read = |k: &[u8], v: &[u8]| {
+            rows.push((k.to_vec(), from_bytes(v).unwrap()));
+            true
+        };
+        table.for_each(read).unwrap();
+        let [(key, row)] = &rows[..] else { panic!("one flow is established: {rows:?}") };
+        assert!(row.traffic.received > 8000 && row.expected != 0, "{row:?}");
+        let older = older::Flow {
+            last_seen: row.last_seen,
+            backend: row.backend,
+            ifindex: row.ifindex,
+            service: row.service,
+            published: row.published,
+            client: row.client,
+            published_port: row.published_port,
+            client_port: row.client_port,
+            state: row.state,
+            flags: row.flags,
+            mtu: 0,
+            expected: 0x1234_5678,
+            seat: row.seat,
+            turn: row.turn,
+            pad: 0,
+        };
+        let pin = maps.join("FLOW_EST4-a8a10854ae9302ea-4000");
+        let pin = pin.display().to_string();
+        let line = format!("map create {pin} type lru_hash key 16 value 48 entries 16384 name FLOW_EST4");
+        run("bpftool", &line.split(' ').collect::<Vec<_>>());
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+        let line =
+            format!("map update pinned {pin} key hex {} value hex {}", hex(key), hex(bytes_of(&older)));
+        run("bpftool", &line.split(' ').collect::<Vec<_>>());
+        table.delete(key).unwrap();
+
+        let agent = Agent::start(&config, Some(web1)).await;
+        let (flows, _) = agent.handle.flows(0).await.unwrap();
+        let flow = flows.iter().find(|f| f.client == answer.own).expect("it was carried over");
+        assert_eq!((flow.state, flow.age_ms, flow.traffic.received), ("established", None, 0));
+        echo(&mut stream, 2).unwrap();
+        let (flows, _) = agent.handle.flows(0).await.unwrap();
+        let flow = flows.iter().find(|f| f.client == answer.own).expect("it goes on");
+        assert!(flow.age_ms.is_none() && flow.traffic.received > 8000, "{flow:?}");
+        assert!(!Path::new(&pin).exists(), "the old table is left");
+        agent.stop().await;
+    });
 }
 
 #[test]

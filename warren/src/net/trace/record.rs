@@ -12,7 +12,7 @@ use super::{
             contents::Rows,
             sys::{bytes_of, from_bytes},
         },
-        report::{self, Read, monotonic_ns},
+        flows::{self, Read, monotonic_ns},
     },
     Protocol, Question,
     facts::{Kind, Record},
@@ -35,16 +35,22 @@ pub(super) fn record<A: Side>(
     };
     let find = |v4: &'static str, k: &[u8]| before.get(named(v4, A::V4)).and_then(|rows| rows.get(k));
     let shown = |kind, read: Read, k: &[u8], v: &[u8]| {
-        let (flow, backend, last_seen, lifetime) = read(k, v)?;
-        let idle_ms = monotonic_ns().saturating_sub(last_seen) / 1_000_000;
-        let over = idle_ms > u64::from(lifetime) * 1000;
-        let (name, lives) = tables.backend(backend);
-        Some(Record { kind, state: Some(flow.state), idle_ms, over, backend: name, lives })
+        let row = read(k, v)?;
+        let now = monotonic_ns();
+        let (name, lives) = tables.backend(row.backend);
+        Some(Record {
+            kind,
+            state: Some(row.flow.state),
+            idle_ms: row.idle_ms(now),
+            over: !row.lives(now),
+            backend: name,
+            lives,
+        })
     };
     let tracked = |k: &FlowKey<A>, kind| {
         let v = find(map::FLOW_EST4, bytes_of(k)).or_else(|| find(map::FLOW_NEW4, bytes_of(k)))?;
         let flow: warren_ebpf::abi::Flow<A> = from_bytes(v)?;
-        Some((flow, shown(kind, report::incoming::<A>, bytes_of(k), v)?))
+        Some((flow, shown(kind, flows::half_open::<A>, bytes_of(k), v)?))
     };
     if owner.id != 0 && question.protocol != Protocol::Icmp {
         let k = FlowKey {
@@ -71,7 +77,7 @@ pub(super) fn record<A: Side>(
         };
         let k = bytes_of(&k);
         if let Some(v) = find(map::MASQ_RET4, k)
-            && let Some(record) = shown(Kind::Answer, report::outgoing::<A>, k, v)
+            && let Some(record) = shown(Kind::Answer, flows::outgoing::<A>, k, v)
             && !record.over
         {
             return Some(record);
@@ -133,7 +139,7 @@ pub(super) fn record<A: Side>(
             pad,
         };
         let k = bytes_of(&k);
-        return shown(Kind::Egress, report::outgoing::<A>, k, find(map::MASQ_RET4, k)?);
+        return shown(Kind::Egress, flows::outgoing::<A>, k, find(map::MASQ_RET4, k)?);
     }
     None
 }

@@ -13,7 +13,7 @@ use super::{
             contents::Rows,
             sys::{bytes_of, from_bytes},
         },
-        report::monotonic_ns,
+        flows::monotonic_ns,
     },
     Question,
     tables::{Side, Tables, named},

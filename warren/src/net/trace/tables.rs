@@ -9,7 +9,7 @@ use warren_ebpf::{
 
 use super::super::{
     datapath::{contents::Opened, sys::from_bytes},
-    report::{BackendRefKey, key},
+    flows::{BackendRefKey, key},
 };
 
 /// The family's name of a map that is called `v4` in IPv4.

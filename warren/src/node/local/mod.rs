@@ -4,12 +4,14 @@ mod containers;
 mod images;
 mod logs;
 mod probes;
+mod traffic;
 mod volumes;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 pub(super) use self::{containers::Containers, images::Images, logs::Logs, probes::Probes, volumes::Volumes};
@@ -29,6 +31,17 @@ pub(super) struct NodeLocal {
     pub(super) containerd_socket: PathBuf,
     pub(super) containerd_pid: Option<watch::Receiver<Option<u32>>>,
     pub(super) net: net::Handle,
+}
+
+/// An answer in parts.
+type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+/// Parts of an answer on their way to a client.
+const QUEUE: usize = 4;
+
+fn answers<T>() -> (mpsc::Sender<Result<T, Status>>, Answers<T>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (sender, ReceiverStream::new(receiver))
 }
 
 fn net_error(e: &net::NetError) -> Status {
@@ -78,6 +91,8 @@ fn question(request: v1::TracePacketRequest) -> Result<net::Question, Status> {
 
 #[tonic::async_trait]
 impl node_local_server::NodeLocal for NodeLocal {
+    type WatchTrafficStream = Answers<v1::TrafficSample>;
+
     async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let containerd_pid = self.containerd_pid.as_ref().and_then(|p| *p.borrow());
         Ok(Response::new(v1::InfoResponse {
@@ -129,20 +144,15 @@ impl node_local_server::NodeLocal for NodeLocal {
     ) -> Result<Response<v1::ListFlowsResponse>, Status> {
         let limit = request.into_inner().limit as usize;
         let (flows, truncated) = self.net.flows(limit).await.map_err(|e| net_error(&e))?;
-        let flows = flows
-            .into_iter()
-            .map(|f| v1::Flow {
-                protocol: f.protocol.to_owned(),
-                client: f.client.to_string(),
-                published: f.published.map(|p| p.to_string()).unwrap_or_default(),
-                container: f.container.to_string(),
-                task: f.task.map(|t| t.to_string()).unwrap_or_default(),
-                state: f.state.to_owned(),
-                idle_ms: f.idle_ms,
-                kind: f.kind.to_owned(),
-            })
-            .collect();
+        let flows = flows.into_iter().map(traffic::flow).collect();
         Ok(Response::new(v1::ListFlowsResponse { flows, truncated }))
+    }
+
+    async fn watch_traffic(
+        &self,
+        request: Request<v1::WatchTrafficRequest>,
+    ) -> Result<Response<Self::WatchTrafficStream>, Status> {
+        self.watch(&request.into_inner()).map(Response::new)
     }
 
     async fn list_drops(

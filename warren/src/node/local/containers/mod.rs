@@ -7,10 +7,9 @@ mod stats;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::{Answers, answers};
 use crate::{
     model::{NodeId, Task, TaskId, TaskState},
     proto::v1::{self, containers_server},
@@ -23,17 +22,6 @@ pub(in crate::node) struct Containers {
     pub(in crate::node) node: NodeId,
     pub(in crate::node) containerd: Arc<Containerd>,
     pub(in crate::node) store: Store,
-}
-
-/// An answer in parts.
-type Answers<T> = ReceiverStream<Result<T, Status>>;
-
-/// Parts of an answer on their way to a client.
-const QUEUE: usize = 4;
-
-fn answers<T>() -> (mpsc::Sender<Result<T, Status>>, Answers<T>) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (sender, ReceiverStream::new(receiver))
 }
 
 impl Containers {
