@@ -70,6 +70,21 @@ fn each_part_of_a_query_has_its_effect() {
     assert_eq!(ask(Query { pattern, tail: Some(2), ..Query::default() }), ["four\n", "five"]);
 }
 
+/// A line is of the moment in which it was begun, whenever it ends.
+#[test]
+fn the_last_lines_since_a_moment_are_those_begun_since() {
+    use Stream::{Stderr, Stdout};
+    let dir = tempfile::tempdir().unwrap();
+    let begun = (Stderr, b"be".to_vec(), true);
+    let pieces = [begun, line(Stdout, "one\n"), line(Stdout, "two\n"), line(Stderr, "gun\n")];
+    write(dir.path(), FOREVER, &pieces);
+    let ask = |query| texts(&all(dir.path(), query));
+    let last = |n| Query { tail: Some(n), ..Query::default() };
+    assert_eq!(ask(Query { since_ns: Some(2), ..last(2) }), ["one\n", "two\n"]);
+    assert_eq!(ask(Query { until_ns: Some(3), ..last(2) }), ["one\n", "begun\n"]);
+    assert_eq!(ask(last(2)), ["two\n", "begun\n"]);
+}
+
 #[test]
 fn damage_costs_no_more_than_what_is_damaged() {
     let dir = tempfile::tempdir().unwrap();

@@ -19,12 +19,14 @@ const LOOK_BACK: u64 = 256 * 1024;
 /// Where to begin to read, and the place of the last record of the first line to tell.
 pub(super) fn begin(dir: &Path, query: &Query) -> io::Result<(Position, Position)> {
     let numbers = numbers(dir)?;
-    let from = match (query.tail, &query.pattern) {
-        (None, _) => return Ok((since(dir, query, &numbers)?, Position::START)),
+    // What is asked of a line as a whole: its text, and when it was begun.
+    let whole = query.pattern.is_some() || query.since_ns.is_some() || query.until_ns.is_some();
+    let from = match query.tail {
+        None => return Ok((since(dir, query, &numbers)?, Position::START)),
         // Only what is written from now on.
-        (Some(0), _) => end(dir)?,
-        (Some(wanted), Some(_)) => last_matching(dir, query, &numbers, wanted)?,
-        (Some(wanted), None) => last(dir, query, &numbers, wanted)?,
+        Some(0) => end(dir)?,
+        Some(wanted) if whole => last_matching(dir, query, &numbers, wanted)?,
+        Some(wanted) => last(dir, query, &numbers, wanted)?,
     };
     let Some(from) = from else { return Ok((since(dir, query, &numbers)?, Position::START)) };
     Ok((beginning(dir, query, &numbers, from)?, from))
@@ -62,11 +64,8 @@ fn last(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<O
         if !query.wants_stream(record.stream) {
             return true;
         }
-        if query.since_ns.is_some_and(|since| record.at_ns < since) {
-            return false;
-        }
         let newest = !std::mem::replace(&mut seen[record.stream as usize], true);
-        if (record.whole || newest) && query.wants_time(record.at_ns) {
+        if record.whole || newest {
             found += 1;
             if found == wanted {
                 place = Some(at);
@@ -77,8 +76,8 @@ fn last(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<O
     Ok(place)
 }
 
-/// The same for lines with a pattern, which have to be put together to be looked at: reads all that
-/// may be wanted once, and remembers places only.
+/// The same where lines have to be put together to be looked at: reads all that may be wanted once, and
+/// remembers places only.
 fn last_matching(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<Option<Position>> {
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
     let mut places = VecDeque::new();
