@@ -80,6 +80,10 @@ pub const SERVICE_PACED: u16 = 2;
 /// [`Service::flags`]: so is the number of flows at a time; each has a seat.
 pub const SERVICE_SEATED: u16 = 4;
 
+/// [`Service::flags`], in no map: it is a container's own address, which another container asks. Its flows
+/// are recorded as those of published ports are, whatever state it is in: that is about published ports.
+pub const SERVICE_DIRECT: u16 = 0x8000;
+
 /// [`Service::sources`]: the set that nobody is in.
 pub const SOURCES_NOBODY: u32 = u32::MAX;
 

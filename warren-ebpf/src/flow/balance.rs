@@ -2,7 +2,7 @@
 //! near it when that one is not up.
 
 use super::{Resolved, Search, Tables, hash, resolve};
-use crate::abi::{Address, BACKEND_DRAINING, BACKEND_UP, BackendRef, Service, UDP};
+use crate::abi::{Address, BACKEND_DRAINING, BACKEND_UP, BackendRef, SERVICE_DIRECT, Service, UDP};
 
 /// Rows of a Maglev table that are tried for a backend that is up: with half of the backends down
 /// and the table not yet rebuilt, one SYN in four thousand million finds none.
@@ -25,7 +25,8 @@ pub(super) fn pick<A: Address>(
 ) -> Resolved<A> {
     if service.table_size == 0 {
         let found = resolve(tables, service.single);
-        return if found.takes() && found.backend.id != avoid { found } else { Resolved::default() };
+        let takes = found.takes() || (is_direct(service) && found.exists());
+        return if takes && found.backend.id != avoid { found } else { Resolved::default() };
     }
     let mut search = Pick {
         hash,
@@ -84,11 +85,20 @@ pub(super) fn keeps<A: Address>(
     hash: u64,
     backend: &Resolved<A>,
 ) -> bool {
+    if is_direct(service) {
+        return backend.exists();
+    }
     if protocol != UDP || backend.state == BACKEND_UP || !backend.serves() {
         return backend.serves();
     }
     let candidate = candidate(tables, service, hash);
     candidate.id == 0 || candidate == backend.backend
+}
+
+/// Whether it is a container's own address.
+#[inline(always)]
+fn is_direct(service: &Service) -> bool {
+    service.flags & SERVICE_DIRECT != 0
 }
 
 /// The backend for the next datagram of a socket of the node whose last one went to `known`, or to

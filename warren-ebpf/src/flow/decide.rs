@@ -11,8 +11,8 @@ use super::{
 use crate::{
     abi::{
         Address, BackendRef, CONFIG_ANYWHERE, CONFIG_DENY, CONFIG_ENABLED, Client, ClientKey,
-        FLOW_FROM_CONTAINER, Limit, ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_LIMITED, SERVICE_PACED,
-        SERVICE_SEATED, Service, ServiceKey, SourceKey, TCP, UDP,
+        FLOW_FROM_CONTAINER, Limit, ROUTE_DROP, ROUTE_PLAIN, Reason, Route, SERVICE_DIRECT, SERVICE_LIMITED,
+        SERVICE_PACED, SERVICE_SEATED, Service, ServiceKey, SourceKey, TCP, UDP,
     },
     packet::{self, Family, Ip, Packet, Tuple, notice::Quoted},
 };
@@ -379,8 +379,12 @@ pub(super) fn outbound<A: Address, N: Node<A>>(node: &N, present: &Present<'_>, 
         // TCP and UDP are tracked as if that address were published: the other container's replies must
         // not be taken for those of a flow of the same client port that came through a published port.
         if tracked {
-            work.service =
-                Service { single: neighbour, target: seen.tuple.destination_port, ..Service::default() };
+            work.service = Service {
+                single: neighbour,
+                target: seen.tuple.destination_port,
+                flags: SERVICE_DIRECT,
+                ..Service::default()
+            };
             work.next = Next::Forward;
         } else {
             work.verdict = beside(node, seen);

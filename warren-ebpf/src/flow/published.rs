@@ -328,8 +328,9 @@ pub fn recall<A: Address>(
     origin: BackendRef,
 ) -> Delivery<A> {
     let key = &forward_key(seen);
-    let backend = resolve(tables, candidate(tables, service, client_hash(key)));
-    if !backend.serves() {
+    let hash = client_hash(key);
+    let backend = resolve(tables, candidate(tables, service, hash));
+    if !keeps(tables, service, key.protocol, hash, &backend) {
         return Delivery::default();
     }
     let mut record = record(service, key, &backend, origin);

@@ -18,6 +18,7 @@ of_both_families!(
     colliding_flows_are_never_mixed,
     what_a_container_begins_itself_is_no_reply,
     containers_reach_published_ports_neighbours_and_themselves,
+    a_neighbour_is_asked_by_its_address_whatever_its_state,
     silence_ends_a_flow,
     evicted_records_are_made_again,
     udp_is_published_apart_from_tcp_and_only_where_it_is,
@@ -279,6 +280,32 @@ fn containers_reach_published_ports_neighbours_and_themselves<A: Family>() {
     assert_eq!(talk(1, tuple(one, 7000, two, 7000)), (2, tuple(one, 7000, two, 7000)));
     // A port of the node that is not published is the node's own.
     assert_eq!(leave(&node, 1, tuple(one, 5000, A::NODE, 53), UDP, 0).0, Verdict::PASS);
+}
+
+fn a_neighbour_is_asked_by_its_address_whatever_its_state<A: Family>() {
+    let mut node = node::<A>(2);
+    publish_for(&mut node, UDP, A::ZERO, 8080, &[2]);
+    let (one, two) = (container(1).0, container(2).0);
+    let published = tuple(one, 5000, A::NODE, 8080);
+    let inside = leave(&node, 1, published, UDP, 0).1;
+    assert_eq!(leave(&node, 2, reversed(inside), UDP, 0).1, reversed(published));
+    for state in [BACKEND_HELD, BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_UP] {
+        set_state(&mut node, 2, state);
+        for (protocol, flags) in [(UDP, 0), (TCP, SYN)] {
+            // From the port that has asked the published one, so that its answers must be told apart.
+            let direct = tuple(one, 5000, two, 80);
+            let (verdict, inside) = leave(&node, 1, direct, protocol, flags);
+            assert_eq!(reached(&verdict), Some(2), "{state}");
+            assert_eq!(protocol == UDP, inside.source_port != 5000, "{state}: {inside:?}");
+            let (_, back) = leave(&node, 2, reversed(inside), protocol, flags | ACK);
+            assert_eq!(back, reversed(direct), "{state}");
+            assert_eq!(
+                leave(&node, 1, direct, protocol, ACK).1,
+                inside,
+                "{state}: it stays with what it has"
+            );
+        }
+    }
 }
 
 fn silence_ends_a_flow<A: Family>() {
