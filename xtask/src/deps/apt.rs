@@ -58,8 +58,7 @@ pub fn install(wanted: &[&[&str]]) -> Result<()> {
     }
     names.sort_unstable();
     names.dedup();
-    let simulated = output(apt(&["-s"], &names).env("LC_ALL", "C"))?;
-    let removed: Vec<&str> = removals(&simulated).collect();
+    let removed = removed_by(&names)?;
     if !removed.is_empty() {
         bail!(
             "installing {} would remove {}: decide by hand with `apt-get install {}`",
@@ -75,6 +74,45 @@ pub fn install(wanted: &[&[&str]]) -> Result<()> {
         // Warren runs its own containerd; the package's unit would come up at the next boot.
         run(&mut command("systemctl", &["disable", "containerd.service"]))?;
     }
+    Ok(())
+}
+
+/// What installing packages would remove.
+///
+/// # Errors
+/// apt fails.
+pub fn removed_by(names: &[&str]) -> Result<Vec<String>> {
+    refresh();
+    let simulated = output(apt(&["-s"], names).env("LC_ALL", "C"))?;
+    Ok(removals(&simulated).map(str::to_owned).collect())
+}
+
+/// Unpacks packages, and what they need that is not installed, into `to`, unless that is there already.
+/// Nothing is installed.
+///
+/// # Errors
+/// apt or dpkg fails.
+pub fn unpack(names: &[&str], to: &Path) -> Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    refresh();
+    let (debs, aside) = (to.with_extension("debs"), to.with_extension("unpacking"));
+    for dir in [&debs, &aside] {
+        let _ = fs::remove_dir_all(dir);
+    }
+    fs::create_dir_all(debs.join("partial"))?;
+    let archives = format!("Dir::Cache::archives={}", debs.display());
+    // The unprivileged user of apt cannot write into our directory.
+    run(&mut apt(&["-q", "--download-only", "-o", &archives, "-o", "APT::Sandbox::User=root"], names))?;
+    for deb in fs::read_dir(&debs)? {
+        let deb = deb?.path();
+        if deb.extension().is_some_and(|e| e == "deb") {
+            run(command("dpkg-deb", &["-x"]).arg(deb).arg(&aside))?;
+        }
+    }
+    fs::rename(&aside, to).with_context(|| format!("{}", to.display()))?;
+    fs::remove_dir_all(&debs)?;
     Ok(())
 }
 

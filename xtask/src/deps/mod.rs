@@ -5,10 +5,13 @@
 
 mod apt;
 mod bpf;
+mod qemu;
 
 use anyhow::{Result, bail};
 
 use crate::process::{find, is_root, say};
+
+pub use qemu::Qemu;
 
 /// A program the machine must have.
 struct Need {
@@ -50,8 +53,8 @@ const NEEDS: &[Need] = &[
 ];
 
 /// Only for `cargo xtask test`, which boots other kernels.
+const QEMU: Need = need("qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]);
 const KERNEL_NEEDS: &[Need] = &[
-    need("qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]),
     need("xz", "unpacks kernel modules", &["xz-utils"]),
     need("apt-get", "fetches Debian's kernels", &["apt"]),
     need("dpkg-deb", "unpacks Debian's kernels", &["dpkg"]),
@@ -75,12 +78,13 @@ pub fn run() -> Result<()> {
     bpf::provide()
 }
 
-/// Installs what booting other kernels needs on top.
+/// Provides what booting other kernels needs on top.
 ///
 /// # Errors
 /// As [`run`].
-pub fn for_kernels() -> Result<()> {
-    provide(KERNEL_NEEDS)
+pub fn for_kernels() -> Result<Qemu> {
+    provide(KERNEL_NEEDS)?;
+    qemu::provide()
 }
 
 /// Installs whom Warren is measured beside.
@@ -131,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package() {
-        for n in NEEDS.iter().chain(KERNEL_NEEDS).chain(RIVAL_NEEDS) {
+        for n in NEEDS.iter().chain(KERNEL_NEEDS).chain(RIVAL_NEEDS).chain([&QEMU]) {
             assert!(!n.packages.is_empty() && !n.why.is_empty(), "{}", n.program);
         }
     }

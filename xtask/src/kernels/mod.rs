@@ -16,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use initramfs::File;
 
 use crate::{
-    deps, packages,
-    process::{cargo, command, run as execute, say},
+    deps::{self, Qemu},
+    packages,
+    process::{cargo, run as execute, say},
     test::Skipped,
     workspace,
 };
@@ -42,7 +43,7 @@ pub fn run() -> Result<Skipped> {
     if std::env::consts::ARCH != "x86_64" {
         return Ok(Some("the kernels are Debian's for x86_64, and this machine is none".to_owned()));
     }
-    let init = init()?;
+    let equipment = Equipment::provide()?;
     let target = workspace::target()?;
     let object = target.join("bpf/warren-ebpf.o");
     fs::metadata(&object).with_context(|| format!("{}: run `cargo xtask build-ebpf`", object.display()))?;
@@ -61,11 +62,12 @@ pub fn run() -> Result<Skipped> {
         eprintln!("    {}", kernel.version);
         let ramfs = dir.join("initramfs");
         let files = [
-            File::program("init", &init),
+            File::program("init", &equipment.init),
             File { name: "warren-ebpf.o".into(), mode: 0o644, from: object.clone() },
         ];
         initramfs::write(&ramfs, &files, &kernel.modules(&MODULES))?;
         let machine = Machine {
+            qemu: &equipment.qemu,
             kernel: kernel.image.clone(),
             ramfs,
             console: dir.join("console"),
@@ -74,7 +76,7 @@ pub fn run() -> Result<Skipped> {
         };
         // The programs first, which says more of one that is refused.
         let booted = machine.boot().and_then(|report| {
-            node::network(&init, &kernel, &dir)?;
+            node::network(&equipment, &kernel, &dir)?;
             Ok(report)
         });
         match booted {
@@ -100,14 +102,22 @@ pub fn node() -> Result<Skipped> {
     if std::env::consts::ARCH != "x86_64" {
         return Ok(Some("the kernels are Debian's for x86_64, and this machine is none".to_owned()));
     }
-    node::run(&init()?)
+    node::run(&Equipment::provide()?)
 }
 
-/// The first process of these machines.
-fn init() -> Result<PathBuf> {
-    deps::for_kernels()?;
-    execute(&mut cargo(&["rustc", "-p", "kernel-check", "--", "-C", "target-feature=+crt-static"]))?;
-    Ok(workspace::target()?.join("debug/kernel-check"))
+/// What all these machines need.
+struct Equipment {
+    /// Their first process.
+    init: PathBuf,
+    qemu: Qemu,
+}
+
+impl Equipment {
+    fn provide() -> Result<Self> {
+        let qemu = deps::for_kernels()?;
+        execute(&mut cargo(&["rustc", "-p", "kernel-check", "--", "-C", "target-feature=+crt-static"]))?;
+        Ok(Self { init: workspace::target()?.join("debug/kernel-check"), qemu })
+    }
 }
 
 /// What an emulated machine's clock follows.
@@ -121,7 +131,8 @@ enum Clock {
 }
 
 /// An emulated machine.
-struct Machine {
+struct Machine<'a> {
+    qemu: &'a Qemu,
     kernel: PathBuf,
     ramfs: PathBuf,
     /// Where what it says goes.
@@ -131,14 +142,14 @@ struct Machine {
     clock: Clock,
 }
 
-impl Machine {
+impl Machine<'_> {
     /// Boots it, a second time when it ended without a word, which emulation does now and then; what
     /// it reported.
     fn boot(&self) -> Result<String> {
         let console = &self.console;
         for attempt in 1..=2 {
             let start = Instant::now();
-            let status = self.qemu()?;
+            let status = self.run()?;
             let bytes = fs::read(console).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes).replace('\r', "");
             let reported = text.find("kernel-check: ").map_or("", |start| &text[start..]);
@@ -164,8 +175,9 @@ impl Machine {
     }
 
     /// The exit status; `None` when it had to be killed.
-    fn qemu(&self) -> Result<Option<i32>> {
-        let mut c = command("qemu-system-x86_64", &["-cpu", "Haswell-v4", "-m", self.memory]);
+    fn run(&self) -> Result<Option<i32>> {
+        let mut c = self.qemu.command();
+        c.args(["-cpu", "Haswell-v4", "-m", self.memory]);
         c.args(match self.clock {
             Clock::Real => &["-accel", "tcg,thread=multi"][..],
             Clock::Instructions => &["-accel", "tcg,thread=single", "-icount", "shift=3,sleep=off"],
@@ -177,8 +189,7 @@ impl Machine {
         c.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
         let _ = fs::remove_file(&self.console);
         // What an emulated processor lacks is of no interest; what the guest says is in the console.
-        let mut child =
-            c.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run qemu-system-x86_64")?;
+        let mut child = c.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run QEMU")?;
         let begun = Instant::now();
         while begun.elapsed() < LONGEST && used(child.id()) < PATIENCE {
             if let Some(status) = child.try_wait()? {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Clock, Machine,
+    Clock, Equipment, Machine,
     initramfs::{self, File},
 };
 use crate::{
@@ -29,14 +29,14 @@ const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "runc"];
 ///
 /// # Errors
 /// A limit does not hold there, or the set-up fails.
-pub fn run(init: &Path) -> Result<Skipped> {
+pub fn run(equipment: &Equipment) -> Result<Skipped> {
     say(&format!("a node with cgroup2 only (Debian {SUITE})"));
     let dir = workspace::target()?.join("kernels").join(SUITE);
     let kernel = match packages::fetch(SUITE, &dir) {
         Ok(kernel) => kernel,
         Err(e) => return Ok(Some(format!("no kernel from the mirror: {e:#}"))),
     };
-    boot(init, &kernel, &dir, "node", &PROGRAMS, Clock::Instructions)?;
+    boot(equipment, &kernel, &dir, "node", &PROGRAMS, Clock::Instructions)?;
     Ok(None)
 }
 
@@ -44,19 +44,26 @@ pub fn run(init: &Path) -> Result<Skipped> {
 ///
 /// # Errors
 /// Something does not get through there, or the set-up fails.
-pub fn network(init: &Path, kernel: &Kernel, dir: &Path) -> Result<()> {
+pub fn network(equipment: &Equipment, kernel: &Kernel, dir: &Path) -> Result<()> {
     let mut programs = PROGRAMS.to_vec();
     programs.push("ip");
-    boot(init, kernel, dir, "network", &programs, Clock::Real)
+    boot(equipment, kernel, dir, "network", &programs, Clock::Real)
 }
 
-fn boot(init: &Path, kernel: &Kernel, dir: &Path, name: &str, programs: &[&str], clock: Clock) -> Result<()> {
+fn boot(
+    equipment: &Equipment,
+    kernel: &Kernel,
+    dir: &Path,
+    name: &str,
+    programs: &[&str],
+    clock: Clock,
+) -> Result<()> {
     let built = test::binaries()?;
     // Most of a binary of the dev profile is for debuggers.
     let stripped = dir.join("warren");
     execute(command("strip", &["-o"]).arg(&stripped).arg(&built.warren))?;
     let mut files = vec![
-        File::program("init", init),
+        File::program("init", &equipment.init),
         File::program("usr/bin/warren", &stripped),
         File::program("usr/bin/testbox", &built.testbox),
     ];
@@ -75,6 +82,7 @@ fn boot(init: &Path, kernel: &Kernel, dir: &Path, name: &str, programs: &[&str],
     let ramfs = dir.join(format!("initramfs-{name}"));
     initramfs::write(&ramfs, &files, &kernel.modules(&MODULES))?;
     let machine = Machine {
+        qemu: &equipment.qemu,
         kernel: kernel.image.clone(),
         ramfs,
         console: dir.join(format!("console-{name}")),
