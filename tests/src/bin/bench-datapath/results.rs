@@ -45,7 +45,7 @@ impl Table {
         self.rows.get(&index(kind)).map_or(&[], Vec::as_slice)
     }
 
-    /// As Markdown: each way, in relation to the limit and to iptables, and the noise.
+    /// As Markdown: each way, in relation to the limit, to iptables and to nftables' map, and the noise.
     pub fn shown(&self, title: &str, unit: &str, digits: usize) -> String {
         let limit = self.row(Kind::Direct);
         let noise = ratios(self.rows.get(&SECOND).map_or(&[][..], Vec::as_slice), limit);
@@ -59,7 +59,7 @@ impl Table {
             _ => three(s, 2),
         };
         let mut text = format!(
-            "\n### {title}\n\nNoise, direct / direct: {}\n\n| | {unit} | / direct | / iptables (nft) |\n| --- | --- | --- | --- |\n",
+            "\n### {title}\n\nNoise, direct / direct: {}\n\n| | {unit} | / direct | / iptables (nft) | / nftables map |\n| --- | --- | --- | --- | --- |\n",
             three(&noise, 2)
         );
         for kind in Kind::ALL {
@@ -75,11 +75,12 @@ impl Table {
                 _ => String::new(),
             };
             text += &format!(
-                "| {} | {}{failed} | {} | {} |\n",
+                "| {} | {}{failed} | {} | {} | {} |\n",
                 kind.name(),
                 three(row, digits),
                 to(Kind::Direct),
-                to(Kind::IptablesNft)
+                to(Kind::IptablesNft),
+                to(Kind::Nft)
             );
         }
         text
