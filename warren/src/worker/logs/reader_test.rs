@@ -83,6 +83,12 @@ fn the_last_lines_since_a_moment_are_those_begun_since() {
     assert_eq!(ask(Query { since_ns: Some(2), ..last(2) }), ["one\n", "two\n"]);
     assert_eq!(ask(Query { until_ns: Some(3), ..last(2) }), ["one\n", "begun\n"]);
     assert_eq!(ask(last(2)), ["two\n", "begun\n"]);
+    // One that never ends, and is told last wherever it is: no reason to tell more than was asked for.
+    let dir = tempfile::tempdir().unwrap();
+    let pieces = [(Stderr, b"be".to_vec(), true), line(Stdout, "one\ntwo\nthree\n")];
+    write(dir.path(), FOREVER, &pieces);
+    let told = texts(&all(dir.path(), Query { since_ns: Some(1), ..last(2) }));
+    assert_eq!(told, ["two\n", "three\n"]);
 }
 
 #[test]

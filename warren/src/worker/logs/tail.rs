@@ -1,6 +1,6 @@
 //! Where to begin: the last lines, or those since a moment, without reading all that is before.
 
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::BTreeSet, fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use super::{
     format::{Record, parse},
@@ -80,18 +80,19 @@ fn last(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<O
 /// remembers places only.
 fn last_matching(dir: &Path, query: &Query, numbers: &[u64], wanted: u64) -> io::Result<Option<Position>> {
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-    let mut places = VecDeque::new();
+    // By place: a line without an end is told last, wherever it is.
+    let mut places = BTreeSet::new();
     let mut take = |_, place| {
-        places.push_back(place);
+        places.insert(place);
         if places.len() > wanted {
-            places.pop_front();
+            places.pop_first();
         }
     };
     let begin = since(dir, query, numbers)?;
     let mut reader = Reader::at(dir, query.clone(), begin, Position::START).up_to(end(dir)?);
     while reader.advance(&mut take)? == Step::More {}
     reader.give_up(&mut take);
-    Ok(if places.len() < wanted { None } else { places.iter().min().copied() })
+    Ok(if places.len() < wanted { None } else { places.first().copied() })
 }
 
 /// Where the line begins that ends at `from`, and any other that is written at the same time.
