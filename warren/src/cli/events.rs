@@ -46,10 +46,13 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     };
     let mut events = context.control().await?.watch_events(request).await?.into_inner();
     while let Some(event) = events.message().await? {
-        output::print(&match args.format {
+        let text = match args.format {
             Format::Table => line(&event),
             Format::Json => format!("{}\n", json(event)),
-        })?;
+        };
+        if !output::offer(&text)? {
+            return Ok(());
+        }
     }
     anyhow::ensure!(args.until.is_some(), "the node stopped: its events go on when it is back");
     Ok(())

@@ -14,6 +14,7 @@ mod port_forward;
 mod progress;
 #[cfg(test)]
 mod reference;
+mod screen;
 mod service;
 mod stats;
 mod target;

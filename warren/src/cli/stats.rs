@@ -6,8 +6,8 @@ use indicatif::{BinaryBytes, DecimalBytes};
 
 use super::{
     Context, Format, ListArgs,
-    output::{List, print},
-    target,
+    output::{List, offer},
+    screen, target,
 };
 use crate::proto::v1::{StatsRequest, StatsResponse};
 
@@ -51,10 +51,8 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             Format::Table => table(&sample),
             Format::Json => format!("{}\n", json(&sample)),
         };
-        // From the top, each line to its end, and nothing of the last one below.
-        let text = if live { format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
-        print(&text)?;
-        if args.no_stream {
+        let text = if live { screen::frame(&text, screen::size()) } else { text };
+        if !offer(&text)? || args.no_stream {
             break;
         }
     }

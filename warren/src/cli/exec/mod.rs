@@ -5,7 +5,7 @@ mod terminal;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
-use super::{Context, sentence, target};
+use super::{Context, screen, sentence, target};
 use crate::proto::v1::{EnvVar, exec_request::Start};
 
 /// The exit status when the program was not run for a reason that is not its own.
@@ -82,7 +82,7 @@ async fn run(args: Args, context: &Context) -> anyhow::Result<i32> {
         workdir: args.workdir,
         user: args.user,
         privileged: args.privileged,
-        size: args.tty.then(terminal::size).flatten(),
+        size: args.tty.then(screen::size).flatten(),
         detach: args.detach,
     };
     session::run(context.containers().await?, start).await

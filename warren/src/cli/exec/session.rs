@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::terminal::{self, Raw};
+use super::{super::screen, terminal::Raw};
 use crate::proto::v1::{
     ExecRequest, ExecResponse,
     containers_client::ContainersClient,
@@ -94,7 +94,7 @@ pub(super) async fn run(mut node: ContainersClient<Channel>, start: Start) -> an
                 let _ = say.send(part(Part::Signal(number))).await;
             }
             _ = resized.recv(), if tty => {
-                if let Some(size) = terminal::size() {
+                if let Some(size) = screen::size() {
                     let _ = say.send(part(Part::Resize(size))).await;
                 }
             }

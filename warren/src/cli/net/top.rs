@@ -8,7 +8,8 @@ use super::flows::backend_or;
 use crate::{
     cli::{
         Context, Format, ListArgs,
-        output::{List, print},
+        output::{List, offer},
+        screen,
     },
     model::Protocol,
     proto::v1::{Rates, TrafficSample, WatchTrafficRequest, watch_traffic_request},
@@ -96,14 +97,14 @@ pub(super) async fn top(args: TopArgs, context: &Context) -> anyhow::Result<()> 
         if sample.elapsed_ms == 0 && !live {
             continue;
         }
+        let size = if live { screen::size() } else { None };
         let text = match args.format {
-            Format::Table => table(&sample, &args),
+            // The last line is the cursor's.
+            Format::Table => table(&sample, &args, size.map_or(usize::MAX, |s| s.rows as usize - 1)),
             Format::Json => format!("{}\n", json(&sample)),
         };
-        // From the top, each line to its end, and nothing of the last one below.
-        let text = if live { format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")) } else { text };
-        print(&text)?;
-        if args.no_stream {
+        let text = if live { screen::frame(&text, size) } else { text };
+        if !offer(&text)? || args.no_stream {
             break;
         }
     }
@@ -124,24 +125,29 @@ fn cells(rates: Option<&Rates>) -> Vec<String> {
     ]
 }
 
-/// One list below the other: ports, clients, and containers unless one port was asked for.
-fn table(sample: &TrafficSample, args: &TopArgs) -> String {
+/// One list below the other, in so many lines: ports, clients, and containers unless one port was asked for.
+fn table(sample: &TrafficSample, args: &TopArgs, lines: usize) -> String {
+    let containers = if args.port.is_none() { sample.out.len() } else { 0 };
+    // Three headings with two empty lines between, and what may be said at the end.
+    let rows = lines.saturating_sub(7);
+    let [ports_shown, clients_shown, out_shown] =
+        screen::shares(rows, [sample.ports.len(), sample.clients.len(), containers]);
     let new = |names: &[&'static str]| List::new([names, &RATES].concat());
     let add = |list: &mut List, names: Vec<String>, rates: Option<&Rates>| {
         list.row("", [names, cells(rates)].concat(), serde_json::Value::Null);
     };
     let mut ports = new(&["PORT", "SERVICE"]);
-    for p in &sample.ports {
+    for p in sample.ports.iter().take(ports_shown) {
         let name = format!("{}/{}", p.published, p.protocol);
         add(&mut ports, vec![name, or_dash(&p.service)], p.rates.as_ref());
     }
     let mut clients = new(&["CLIENT", "PORT", "SERVICE"]);
-    for c in &sample.clients {
+    for c in sample.clients.iter().take(clients_shown) {
         let name = format!("{}/{}", c.published, c.protocol);
         add(&mut clients, vec![c.client.clone(), name, or_dash(&c.service)], c.rates.as_ref());
     }
     let mut out = new(&["OUTGOING OF"]);
-    for o in &sample.out {
+    for o in sample.out.iter().take(out_shown) {
         add(&mut out, vec![backend_or(&o.service, o.slot, o.task.clone())], o.rates.as_ref());
     }
     let lists = if args.port.is_none() { vec![ports, clients, out] } else { vec![ports, clients] };
@@ -255,9 +261,13 @@ mod tests {
         let out = "OUTGOING OF   FLOWS   NEW/S   PACKETS/S IN / OUT   BYTES/S IN / OUT\n\
              web.2         1       2.5     1200 / 1000          0 B / 64.00 kB\n";
         let more = "only the first 1 rows of each kind are shown: ask for more with --limit\n";
-        assert_eq!(table(&sample(), &args(None)), [ports, clients, out, more].join("\n"));
+        assert_eq!(table(&sample(), &args(None), usize::MAX), [ports, clients, out, more].join("\n"));
         let one = Some(Port { number: 8080, protocol: None });
-        assert_eq!(table(&sample(), &args(one)), [ports, clients, more].join("\n"));
+        assert_eq!(table(&sample(), &args(one), usize::MAX), [ports, clients, more].join("\n"));
+        // A screen with room for one row.
+        let small = table(&sample(), &args(None), 8);
+        assert!(small.lines().count() <= 8 && small.starts_with(ports), "{small}");
+        assert!(!small.contains("198.18.0.2"), "{small}");
     }
 
     #[test]
