@@ -1,7 +1,7 @@
 //! What has to be written so that the maps hold what they should, in an order in which every packet
 //! between two writes still finds something true. Pure.
 
-use warren_ebpf::abi::{BACKEND_EMPTY, Backend, map};
+use warren_ebpf::abi::{BACKEND_EMPTY, Backend, Config, map};
 
 use super::{
     contents::{ARRAYS, Contents, WRITTEN},
@@ -41,6 +41,9 @@ pub fn diff(current: &Contents, desired: &Contents) -> Vec<Change> {
             if map == map::BACKEND {
                 let old = old.get(key).and_then(|v| from_bytes(v));
                 changes.extend(hand_over(old, from_bytes(value)).into_iter().map(set));
+            } else if map == map::CONFIG {
+                let old = old.get(key).and_then(|v| from_bytes(v));
+                changes.extend(move_on(old, from_bytes(value)).into_iter().map(set));
             } else {
                 changes.push(set(value.clone()));
             }
@@ -60,6 +63,20 @@ pub fn diff(current: &Contents, desired: &Contents) -> Vec<Change> {
         }
     }
     changes
+}
+
+/// As in [`hand_over`], a reader may see half of a change: while another network becomes that of the containers,
+/// any address may be one's.
+fn move_on(old: Option<Config>, new: Option<Config>) -> Vec<Vec<u8>> {
+    let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+    let network = |c: &Config| (c.containers, c.containers_mask, c.containers6, c.containers6_mask);
+    let anywhere = |c| Config { containers_mask: [0; 4], containers6_mask: [0; 8], ..c };
+    let mut steps = Vec::new();
+    if network(&old) != network(&new) {
+        steps.extend([anywhere(old), anywhere(new)]);
+    }
+    steps.push(new);
+    steps.iter().map(|c| bytes_of(c).to_vec()).collect()
 }
 
 /// The kernel copies a row without locking, so that a reader may see half of a change: as long as

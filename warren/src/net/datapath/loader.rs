@@ -127,7 +127,6 @@ impl Loaded {
             loaded.maps.insert(s.name, Arc::new(map));
         }
         loaded.check_schema()?;
-        loaded.carry_over()?;
         loaded.load_programs()?;
         Ok(loaded)
     }
@@ -196,8 +195,8 @@ impl Loaded {
     }
 
     /// Copies flows from maps of other layouts into ours; what is there already is newer. Returns
-    /// how many records were copied. Called again after the programs were replaced, for flows born
-    /// meanwhile.
+    /// how many records were copied. To be called right before programs are replaced, not earlier, for the
+    /// old ones go on with the old maps; and again after that, for flows born meanwhile.
     pub fn carry_over(&self) -> Result<usize, NetError> {
         let dir = self.root.join("maps");
         let pins = bpffs::files(&dir).map_err(|e| NetError::system("list the pinned maps", e))?;

@@ -178,6 +178,9 @@ impl State {
             // The programs of an earlier build go on with its maps until ours are filled.
             return Ok(());
         }
+        if !self.switched {
+            self.loaded.carry_over()?;
+        }
         self.tell_misnamed(&settings.interfaces);
         let mut wanted = BTreeSet::new();
         let uplinks: Vec<_> = self.host.uplinks(&settings.interfaces).cloned().collect();
