@@ -30,6 +30,8 @@ mod proofs;
 mod seats;
 #[path = "packets/sources.rs"]
 mod sources;
+#[path = "packets/traffic.rs"]
+mod traffic;
 #[path = "packets/tun.rs"]
 mod tun;
 #[path = "packets/udp.rs"]

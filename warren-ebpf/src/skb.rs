@@ -115,8 +115,12 @@ impl Packet for Skb {
     #[inline(always)]
     fn merged(&self) -> u32 {
         // SAFETY: as above.
-        let segments = unsafe { (&raw const (*self.0).gso_segs).read_volatile() };
-        if segments == 0 { 1 } else { segments }
+        unsafe { (&raw const (*self.0).gso_segs).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        self.gso_size()
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use warren_ebpf::{
     abi::{
         BACKEND_UP, Backend, BackendRef, Client, ClientKey, DropCounter, EARLY, Flow, FlowKey, Forward,
         ForwardKey, Limit, Local, Mac, ROUTE_DROP, Reason, Return, ReturnKey, Route, Service, ServiceKey,
-        SourceKey, TCP, UDP, map, program,
+        SourceKey, TCP, Traffic, UDP, map, program,
     },
     flow::{
         decide::{Action, Verdict},
@@ -273,6 +273,14 @@ impl<A: Family> Twins<A> {
         Ok(drops.get(&row, 0)?.iter().map(|c| c.packets).sum())
     }
 
+    /// What the kernel has counted of its one established flow.
+    pub fn traffic(&self) -> Result<Traffic> {
+        let map = self.ebpf.map(named::<A>("FLOW_EST")).context("map")?;
+        let rows = Hash::<_, FlowKey<A>, Flow<A>>::try_from(map)?;
+        let (_, flow) = rows.iter().next().context("no flow is established")??;
+        Ok(flow.traffic)
+    }
+
     /// What the kernel knows of clients of ports with limits.
     pub fn clients(&self) -> Result<HashMap<ClientKey, (u64, u64, u64)>> {
         let map = self.ebpf.map(named::<A>("CLIENT")).context("map")?;
@@ -343,9 +351,22 @@ pub fn run(ebpf: &mut Ebpf, name: &str, ifindex: u32, packet: &[u8]) -> Result<(
     if name == program::GUARD {
         return early(ebpf, packet);
     }
-    // struct __sk_buff: ifindex is at byte 40.
+    run_merged(ebpf, name, ifindex, packet, (0, 0))
+}
+
+/// The same for one that packets are merged in: how many, and what each carries.
+pub fn run_merged(
+    ebpf: &mut Ebpf,
+    name: &str,
+    ifindex: u32,
+    packet: &[u8],
+    (segments, size): (u32, u32),
+) -> Result<(i32, Vec<u8>)> {
+    // struct __sk_buff: ifindex is at byte 40, gso_segs at 164, gso_size at 176.
     let mut context = [0u8; 192];
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+    context[164..168].copy_from_slice(&segments.to_ne_bytes());
+    context[176..180].copy_from_slice(&size.to_ne_bytes());
     let mut out = vec![0; packet.len() + 64];
     let options = TestRunOptions {
         data_in: Some(packet),

@@ -1,7 +1,7 @@
 //! What flows carry: counters in their records.
 
 use crate::{
-    abi::{Address, Traffic},
+    abi::{Address, TCP, Traffic},
     packet::{Ip, Packet},
 };
 
@@ -20,7 +20,11 @@ impl Size {
     #[inline(always)]
     #[must_use]
     pub fn of<A: Address, P: Packet>(packet: &P, ip: &Ip<A>) -> Self {
-        Self { bytes: ip.payload - ip.offset + ip.length, packets: packet.merged() }
+        let mut packets = packet.merged();
+        if packets == 0 {
+            packets = cut(packet, ip);
+        }
+        Self { bytes: ip.payload - ip.offset + ip.length, packets }
     }
 
     /// The counters of a flow that begins with this packet, sent to the container.
@@ -50,6 +54,21 @@ impl Size {
         add(&mut traffic.sent, self.bytes.into());
         add32(&mut traffic.sent_packets, self.packets);
     }
+}
+
+/// How many packets one will be cut up into, or was merged from, that says only how large they are: virtual
+/// devices leave the counting to others.
+#[inline(always)]
+fn cut<A: Address, P: Packet>(packet: &P, ip: &Ip<A>) -> u32 {
+    let size = packet.segment_size();
+    if size == 0 {
+        return 1;
+    }
+    let header = match (ip.protocol, packet.load::<1>(ip.payload + 12)) {
+        (TCP, Some([length])) => u32::from(length >> 4) * 4,
+        _ => 8,
+    };
+    ip.length.saturating_sub(header).div_ceil(size).max(1)
 }
 
 /// Implements adding to a number that other processors add to at the same time: one instruction, or a count

@@ -34,10 +34,17 @@ pub trait Packet {
     /// Length in bytes; of all segments together when they are merged (GRO).
     fn length(&self) -> u32;
 
-    /// How many packets the kernel has merged in it; 1: it is one.
+    /// How many packets are merged in it (GRO, or for the device to cut up); 0: that is not known, see
+    /// [`segment_size`](Self::segment_size).
     #[inline(always)]
     fn merged(&self) -> u32 {
         1
+    }
+
+    /// How much each of the packets carries that are merged in it, behind the transport header; 0: it is one.
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        0
     }
 
     /// Reads `N` bytes; `None` past the end.
