@@ -2,12 +2,12 @@
 //! QEMU's from backports, say), Debian's unpacked beside it.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{QEMU, apt, provide as install};
 use crate::{
@@ -28,29 +28,43 @@ pub struct Qemu {
 pub fn provide() -> Result<Qemu> {
     let package = QEMU.packages[0];
     if find(QEMU.program).is_none() && apt::here() && is_root() {
+        if let Some(qemu) = unpacked()? {
+            return Ok(qemu);
+        }
         let removed = apt::removed_by(&[package])?;
         if !removed.is_empty() {
             say(&format!(
                 "installing {package} would remove {}: it is unpacked beside it instead",
                 removed.join(" ")
             ));
-            return unpacked(package);
+            apt::unpack(&[package], &root()?)?;
+            return unpacked()?.with_context(|| format!("{} does not run here", QEMU.program));
         }
     }
     install(&[QEMU])?;
     Ok(Qemu { root: None })
 }
 
-fn unpacked(package: &str) -> Result<Qemu> {
-    let root = workspace::target()?.join("qemu");
-    apt::unpack(&[package], &root)?;
-    let qemu = Qemu { root: Some(root) };
-    let said = output(qemu.command().arg("--version"))?;
-    match said.lines().next() {
-        Some(version) => eprintln!("    {version}"),
-        None => bail!("{} does not run here", QEMU.program),
+/// Where it is unpacked.
+fn root() -> Result<PathBuf> {
+    Ok(workspace::target()?.join("qemu"))
+}
+
+/// The one that was unpacked, if there is one that runs; else nothing is left of it.
+fn unpacked() -> Result<Option<Qemu>> {
+    let root = root()?;
+    let qemu = Qemu { root: Some(root.clone()) };
+    match output(qemu.command().arg("--version")) {
+        Ok(said) => {
+            eprintln!("    {}, unpacked", said.lines().next().unwrap_or_default());
+            Ok(Some(qemu))
+        }
+        Err(_) => {
+            // The machine's libraries may have moved on.
+            let _ = fs::remove_dir_all(root);
+            Ok(None)
+        }
     }
-    Ok(qemu)
 }
 
 impl Qemu {
