@@ -77,8 +77,8 @@ pub fn parse_pin(name: &str) -> Option<PinName> {
 }
 
 /// Every map, sized for a machine with this much memory (bytes). Large flow tables are what costs:
-/// together they stay below one percent of the memory, and a board with 512 MB still gets room for
-/// 16384 flows. From 4 GB on they grow no more: their memory is locked whether used or not. Those of
+/// all maps together are one percent of 4 GB, and from there on they grow no more: their memory is locked
+/// whether used or not. A board with 512 MB gets room for 16384 flows, and its maps take 23 MiB. Those of
 /// IPv6, whose rows are half as large again, have an eighth of the rows.
 #[must_use]
 pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
