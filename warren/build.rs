@@ -14,7 +14,8 @@ fn main() {
 }
 
 fn wire() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    // Cargo runs this in the package's directory. Not `env!`: that is of where this was compiled.
+    let root = Path::new("../proto");
     let files: Vec<PathBuf> = ["objects", "control", "dispatcher", "raft"]
         .iter()
         .map(|f| root.join(format!("warren/v1/{f}.proto")))
@@ -22,7 +23,7 @@ fn wire() {
     for f in &files {
         println!("cargo:rerun-if-changed={}", f.display());
     }
-    if let Err(e) = tonic_prost_build::configure().compile_protos(&files, &[root]) {
+    if let Err(e) = tonic_prost_build::configure().compile_protos(&files, &[root.to_path_buf()]) {
         panic!("cannot generate the wire code ({e}): run `cargo xtask deps`, which installs protoc");
     }
 }

@@ -6,6 +6,7 @@ use std::{
     mem::ManuallyDrop,
     os::fd::FromRawFd as _,
     thread,
+    time::Duration,
 };
 
 use tokio::{
@@ -29,6 +30,8 @@ const CHUNK: usize = 32 << 10;
 const AHEAD: u64 = 512 << 10;
 /// What a program killed by a broken pipe ends with: the reader of our output has gone.
 const NO_READER: i32 = 128 + libc::SIGPIPE;
+/// How long a signal waits for a program that is being started.
+const STARTING: Duration = Duration::from_secs(2);
 
 fn part(part: Part) -> ExecRequest {
     ExecRequest { part: Some(part) }
@@ -43,7 +46,7 @@ pub(super) async fn run(mut node: ContainersClient<Channel>, start: Start) -> an
     say.send(part(Part::Start(start))).await?;
     let answer = tokio::select! {
         answer = node.exec(ReceiverStream::new(said)) => answer?,
-        number = signals.next() => return Ok(128 + number),
+        number = signals.give_up(&say, detach) => return Ok(128 + number),
     };
     let mut told = answer.into_inner();
     let raw = if tty && stdin { Raw::enter()? } else { None };
@@ -198,6 +201,20 @@ impl Signals {
         Ok(Self { streams: streams.into_iter().collect::<io::Result<_>>()? })
     }
 
+    /// Waits for the one that ends this command before the node has answered. The program may run
+    /// already: the first one is sent after it, and only a second one, or a start that takes too
+    /// long, gives it up. Nobody passes signals to one that is detached.
+    async fn give_up(&mut self, say: &mpsc::Sender<ExecRequest>, detach: bool) -> i32 {
+        let number = self.next().await;
+        if detach || say.try_send(part(Part::Signal(number))).is_err() {
+            return number;
+        }
+        tokio::select! {
+            number = self.next() => number,
+            () = tokio::time::sleep(STARTING) => number,
+        }
+    }
+
     /// The number of the next one.
     async fn next(&mut self) -> i32 {
         std::future::poll_fn(|cx| {
@@ -209,5 +226,40 @@ impl Signals {
             std::task::Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal as Number, raise};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// One test: signals are the whole process's.
+    #[tokio::test]
+    async fn a_signal_while_it_starts_is_the_programs_and_a_second_one_gives_up() {
+        let (say, mut said) = mpsc::channel(16);
+        let mut signals = Signals::new().unwrap();
+        raise(Number::SIGUSR2).unwrap();
+        // The node answers meanwhile: what was sent stays sent.
+        let early = timeout(Duration::from_millis(200), signals.give_up(&say, false)).await;
+        assert!(early.is_err(), "given up at once: {early:?}");
+        assert_eq!(said.try_recv().unwrap(), part(Part::Signal(libc::SIGUSR2)));
+
+        raise(Number::SIGUSR2).unwrap();
+        let second = async {
+            said.recv().await.unwrap();
+            raise(Number::SIGHUP).unwrap();
+        };
+        assert_eq!(tokio::join!(signals.give_up(&say, false), second).0, libc::SIGHUP);
+
+        raise(Number::SIGUSR1).unwrap();
+        assert_eq!(signals.give_up(&say, true).await, libc::SIGUSR1);
+        assert!(said.try_recv().is_err(), "nobody would pass it on");
+
+        // A node that does not answer at all.
+        raise(Number::SIGUSR1).unwrap();
+        assert_eq!(signals.give_up(&say, false).await, libc::SIGUSR1);
     }
 }
