@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_redirect_peer;
 use warren_ebpf::{
-    abi::{Reason, TCP},
+    abi::Reason,
     flow::decide::Work,
     packet::{Family, Packet as _, notice::QUOTE},
 };
@@ -17,11 +17,7 @@ pub fn fits<A: Family>(skb: &Skb, work: &Work<A>, mtu: u32) -> bool {
     if merged == 0 {
         return mtu == 0 || skb.length().wrapping_sub(ip.offset) <= mtu;
     }
-    let header = match (ip.protocol, skb.load::<1>(ip.payload + 12)) {
-        (TCP, Some([length])) => u32::from(length >> 4) * 4,
-        _ => 8,
-    };
-    mtu == 0 || ip.payload - ip.offset + header + merged <= mtu
+    mtu == 0 || ip.payload - ip.offset + ip.transport_header(skb) + merged <= mtu
 }
 
 /// Tells the container that it has sent something too big, instead of sending it on. Whether it allows that

@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// The ways through a node, as `bench-datapath` knows them.
-const WAYS: [&str; 6] = ["warren", "iptables-nft", "iptables-legacy", "nft", "haproxy", "docker-proxy"];
+const WAYS: [&str; 7] =
+    ["warren", "rewrite", "iptables-nft", "iptables-legacy", "nft", "haproxy", "docker-proxy"];
 
 /// How many ports are published.
 const PORTS: [&str; 3] = ["1", "100", "5000"];
@@ -35,7 +36,8 @@ pub enum What {
         part: Option<String>,
     },
     /// The datapath: connections, requests, streams and datagrams through a node, beside the direct way,
-    /// iptables, nftables, haproxy and docker-proxy, with 1, 100 and 5,000 published ports
+    /// BPF that only rewrites, iptables, nftables, haproxy and docker-proxy, with 1, 100 and 5,000
+    /// published ports
     Datapath {
         /// How often each figure is taken
         #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]

@@ -406,7 +406,7 @@ pub mod capacity {
     pub const ROUTES: usize = 16_384;
     /// `MAC`: twice the devices that are looked at, so that new rows are there before old ones go.
     pub const DEVICES: usize = 4_096;
-    /// `FLOW_NEW4`, `FWD_NEW4`. Kernel LRUs hand out free rows in batches per CPU: not below 16384.
+    /// `FLOW_NEW4`, `FWD_NEW4`.
     pub const HALF_OPEN: usize = 16_384;
     /// `FLOW_EST4`, `FWD_EST4`.
     pub const ESTABLISHED: usize = 65_536;

@@ -1,7 +1,7 @@
 //! What flows carry: counters in their records.
 
 use crate::{
-    abi::{Address, TCP, Traffic},
+    abi::{Address, Traffic},
     packet::{Ip, Packet},
 };
 
@@ -64,11 +64,7 @@ fn cut<A: Address, P: Packet>(packet: &P, ip: &Ip<A>) -> u32 {
     if size == 0 {
         return 1;
     }
-    let header = match (ip.protocol, packet.load::<1>(ip.payload + 12)) {
-        (TCP, Some([length])) => u32::from(length >> 4) * 4,
-        _ => 8,
-    };
-    ip.length.saturating_sub(header).div_ceil(size).max(1)
+    ip.length.saturating_sub(ip.transport_header(packet)).div_ceil(size).max(1)
 }
 
 /// Implements adding to a number that other processors add to at the same time: one instruction, or a count

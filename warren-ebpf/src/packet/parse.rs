@@ -49,6 +49,18 @@ pub struct Ip<A> {
     pub length: u32,
 }
 
+impl<A> Ip<A> {
+    /// Bytes of the payload that are its TCP or UDP header.
+    #[inline(always)]
+    #[must_use]
+    pub fn transport_header<P: Packet>(&self, packet: &P) -> u32 {
+        match (self.protocol, packet.load::<1>(self.payload + 12)) {
+            (TCP, Some([length])) => u32::from(length >> 4) * 4,
+            _ => 8,
+        }
+    }
+}
+
 /// What identifies a conversation within a pair of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]

@@ -6,6 +6,7 @@
 mod plot;
 mod publish;
 mod results;
+mod rewrite;
 mod rules;
 mod sides;
 

@@ -14,7 +14,8 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 560.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 370.0;
-const COLOURS: [&str; 7] = ["#555555", "#d1495b", "#00798c", "#66a182", "#edae49", "#8d6a9f", "#2e4057"];
+const COLOURS: [&str; 8] =
+    ["#555555", "#d1495b", "#f2a6b0", "#00798c", "#66a182", "#edae49", "#8d6a9f", "#2e4057"];
 
 /// An SVG of its own.
 pub fn svg(lines: &[Line]) -> String {

@@ -45,7 +45,8 @@ impl Table {
         self.rows.get(&index(kind)).map_or(&[], Vec::as_slice)
     }
 
-    /// As Markdown: each way, in relation to the limit, to iptables and to nftables' map, and the noise.
+    /// As Markdown: each way, in relation to the limit, to what only rewrites, to iptables and to
+    /// nftables' map, and the noise.
     pub fn shown(&self, title: &str, unit: &str, digits: usize) -> String {
         let limit = self.row(Kind::Direct);
         let noise = ratios(self.rows.get(&SECOND).map_or(&[][..], Vec::as_slice), limit);
@@ -59,7 +60,8 @@ impl Table {
             _ => three(s, 2),
         };
         let mut text = format!(
-            "\n### {title}\n\nNoise, direct / direct: {}\n\n| | {unit} | / direct | / iptables (nft) | / nftables map |\n| --- | --- | --- | --- | --- |\n",
+            "\n### {title}\n\nNoise, direct / direct: {}\n\n| | {unit} | / direct | / rewriting only | / iptables (nft) | / nftables map |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
             three(&noise, 2)
         );
         for kind in Kind::ALL {
@@ -75,10 +77,11 @@ impl Table {
                 _ => String::new(),
             };
             text += &format!(
-                "| {} | {}{failed} | {} | {} | {} |\n",
+                "| {} | {}{failed} | {} | {} | {} | {} |\n",
                 kind.name(),
                 three(row, digits),
                 to(Kind::Direct),
+                to(Kind::Rewrite),
                 to(Kind::IptablesNft),
                 to(Kind::Nft)
             );
@@ -99,16 +102,19 @@ mod tests {
     #[test]
     fn a_ratio_within_the_noise_is_marked() {
         let mut table = Table::default();
-        for (row, value) in [(0, 100.0), (SECOND, 90.0), (1, 95.0), (2, 50.0)] {
+        for (row, value) in [(0, 100.0), (SECOND, 90.0), (1, 95.0), (3, 50.0)] {
             table.add(row, value);
         }
         table.add(0, 100.0);
         table.add(SECOND, 110.0);
         table.add(1, 95.0);
-        table.add(2, 50.0);
+        table.add(3, 50.0);
         let text = table.shown("t", "u", 0);
-        assert!(text.contains("| Warren | 95 [95–95] | ≈ 0.95 [0.95–0.95] | 1.90 [1.90–1.90] |"), "{text}");
-        assert!(text.contains("| iptables (nft) | 50 [50–50] | 0.50 [0.50–0.50] |  |"), "{text}");
+        assert!(
+            text.contains("| Warren | 95 [95–95] | ≈ 0.95 [0.95–0.95] |  | 1.90 [1.90–1.90] |"),
+            "{text}"
+        );
+        assert!(text.contains("| iptables (nft) | 50 [50–50] | 0.50 [0.50–0.50] |  |  |"), "{text}");
         assert!(text.contains("direct / direct: 1.10 [0.90–1.10]"), "{text}");
     }
 }

@@ -21,7 +21,10 @@ use warren_tests::{
     program,
 };
 
-use crate::rules::{self, DEVICE, Inside};
+use crate::{
+    rewrite::Rewriting,
+    rules::{self, DEVICE, Inside},
+};
 
 /// The first published port, which is the container's, too.
 pub const FIRST: u16 = 10_000;
@@ -35,6 +38,8 @@ pub enum Kind {
     Direct,
     /// A node of Warren.
     Warren,
+    /// Two programs that only rewrite addresses: the limit for Warren.
+    Rewrite,
     /// Docker's rules, iptables over nf_tables.
     IptablesNft,
     /// Docker's rules, iptables of old.
@@ -52,9 +57,10 @@ const PROXIES: usize = 100;
 
 impl Kind {
     /// All of them, the limit first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Warren,
+        Self::Rewrite,
         Self::IptablesNft,
         Self::IptablesLegacy,
         Self::Nft,
@@ -67,6 +73,7 @@ impl Kind {
         match self {
             Self::Direct => "direct, routed",
             Self::Warren => "Warren",
+            Self::Rewrite => "BPF, rewriting only",
             Self::IptablesNft => "iptables (nft)",
             Self::IptablesLegacy => "iptables (legacy)",
             Self::Nft => "nftables map",
@@ -80,6 +87,7 @@ impl Kind {
         match self {
             Self::Direct => "direct",
             Self::Warren => "warren",
+            Self::Rewrite => "rewrite",
             Self::IptablesNft => "iptables-nft",
             Self::IptablesLegacy => "iptables-legacy",
             Self::Nft => "nft",
@@ -110,7 +118,7 @@ pub fn missing(kind: Kind, ports: usize) -> Result<Option<String>> {
     }
     let scratch = Netns::create("try")?;
     let tried = match kind {
-        Kind::Direct | Kind::Warren => return Ok(None),
+        Kind::Direct | Kind::Warren | Kind::Rewrite => return Ok(None),
         Kind::IptablesNft | Kind::IptablesLegacy => scratch.run(
             kind.iptables().context("an iptables")?,
             &["-t", "nat", "-A", "POSTROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "MASQUERADE"],
@@ -137,6 +145,7 @@ pub struct Side {
     /// For rules.
     pub inside: Inside,
     processes: Processes,
+    _rewriting: Option<Rewriting>,
     _container: Option<Netns>,
     place: Place,
 }
@@ -204,6 +213,7 @@ impl Side {
             to,
             inside,
             processes,
+            _rewriting: None,
             _container: None,
             place: Place::Node(Box::new(node)),
         })
@@ -225,8 +235,12 @@ impl Side {
         let mut processes = Processes::default();
         processes.0.push(serve(container.command(image::testbox()?)?, &published)?);
         let inside = Inside { container: address, network: network.clone(), ports: published };
-        let mut to = host.v4;
+        let (mut to, mut rewriting) = (host.v4, None);
         match kind {
+            Kind::Rewrite => {
+                let ends = (("eth0", host.v4), (DEVICE, address));
+                rewriting = Some(Rewriting::new(&host.ns, ends.0, ends.1, &inside.ports)?);
+            }
             Kind::Warren => bail!("Warren is no rival of its own"),
             Kind::Direct => {
                 client.ns.ip(&["route", "replace", &network, "via", &host.v4.to_string()])?;
@@ -264,7 +278,15 @@ impl Side {
             // Connections are closed by RST; their records must not pile up.
             host.ns.set_sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "2")?;
         }
-        Ok(Self { kind, to, inside, processes, _container: Some(container), place: Place::Bare(host) })
+        Ok(Self {
+            kind,
+            to,
+            inside,
+            processes,
+            _rewriting: rewriting,
+            _container: Some(container),
+            place: Place::Bare(host),
+        })
     }
 
     /// Its network.

@@ -3,67 +3,25 @@
 //! the measurement, not of the object.
 
 use std::{
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use warren_tests::bench::bpf::{
+    EXIT, SCHED_CLS, STORE_BYTES, XDP, bpf, call, copy, halves, insn, load, owned, set,
+};
 
 /// `bpf(2)`: commands, types and helpers.
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
-const PROG_LOAD: libc::c_long = 5;
 const TEST_RUN: libc::c_long = 10;
 const PROG_ARRAY: u32 = 3;
-const SCHED_CLS: u32 = 3;
-const XDP: u32 = 6;
 const GET_PRANDOM: i32 = 7;
-const STORE_BYTES: i32 = 9;
 const TAIL_CALL: i32 = 12;
 
 /// What the wrapper returns when there is nobody to hand the packet to.
 const NOBODY: i32 = 77;
-
-/// One instruction.
-fn insn(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
-    u64::from(code)
-        | u64::from(to | from << 4) << 8
-        | u64::from(offset.cast_unsigned()) << 16
-        | u64::from(value.cast_unsigned()) << 32
-}
-
-fn set(to: u8, value: i32) -> u64 {
-    insn(0xb7, to, 0, 0, value)
-}
-
-fn copy(to: u8, from: u8) -> u64 {
-    insn(0xbf, to, from, 0, 0)
-}
-
-fn call(helper: i32) -> u64 {
-    insn(0x85, 0, 0, 0, helper)
-}
-
-const EXIT: u64 = 0x95;
-
-/// A call of `bpf(2)` with an attribute of 32-bit words.
-fn bpf(command: libc::c_long, words: &mut [u32]) -> Result<libc::c_long> {
-    // SAFETY: the words are as long as said, and what they point at outlives the call.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
-    ensure!(done >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
-    Ok(done)
-}
-
-fn owned(fd: libc::c_long) -> Result<OwnedFd> {
-    // SAFETY: the kernel has just made the descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd)?) })
-}
-
-/// Both halves of an address of something.
-fn halves<T>(at: *const T) -> [u32; 2] {
-    let at = at.expose_provenance() as u64;
-    [at as u32, (at >> 32) as u32]
-}
 
 /// What a program of XDP says when it lets a packet pass.
 pub const XDP_PASS: i32 = 2;
@@ -99,26 +57,8 @@ impl Program {
     }
 
     fn load(hook: Hook, code: &[u64]) -> Result<Self> {
-        let license = c"GPL";
-        let mut log = vec![0u8; 1 << 16];
-        let ([code_low, code_high], [license_low, license_high], [log_low, log_high]) =
-            (halves(code.as_ptr()), halves(license.as_ptr()), halves(log.as_mut_ptr()));
-        let mut words = [0; 30];
-        words[..10].copy_from_slice(&[
-            if hook == Hook::Tc { SCHED_CLS } else { XDP },
-            u32::try_from(code.len())?,
-            code_low,
-            code_high,
-            license_low,
-            license_high,
-            1,
-            u32::try_from(log.len())?,
-            log_low,
-            log_high,
-        ]);
-        let loaded = bpf(PROG_LOAD, &mut words);
-        let fd = loaded.with_context(|| String::from_utf8_lossy(&log).trim_matches('\0').to_owned())?;
-        Ok(Self { fd: owned(fd)?, hook })
+        let kind = if hook == Hook::Tc { SCHED_CLS } else { XDP };
+        Ok(Self { fd: load(kind, code)?, hook })
     }
 
     /// Returns at once.

@@ -78,20 +78,24 @@ pub fn parse_pin(name: &str) -> Option<PinName> {
 
 /// Every map, sized for a machine with this much memory (bytes). Large flow tables are what costs:
 /// all maps together are one percent of 4 GB, and from there on they grow no more: their memory is locked
-/// whether used or not. A board with 512 MB gets room for 16384 flows, and its maps take 23 MiB. Those of
+/// whether used or not. A board with 512 MB gets room for 16384 flows, and its maps take 19 MiB. Those of
 /// IPv6, whose rows are half as large again, have an eighth of the rows.
 #[must_use]
 pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
     type V4 = [u8; 4];
     type V6 = [u8; 16];
     const LARGEST: u64 = capacity::ESTABLISHED as u64;
+    let n = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
     let flows = u32::try_from((memory >> 16).clamp(16_384, LARGEST)).unwrap_or(16_384);
     // A power of two: buckets and rows of a kernel hash come in these anyway.
     let flows = if flows.is_power_of_two() { flows } else { flows.next_power_of_two() / 2 };
-    // What containers ask others for is less than what others ask them for, and DNS is most of it.
-    let masquerade = (flows / 2).max(16_384);
     // The kernel hands an LRU's free rows out in batches, and each CPU has some of them at hand.
     let least = (512 * u32::try_from(cpus).unwrap_or(u32::MAX).clamp(2, 128)).next_power_of_two();
+    // What containers ask others for is less than what others ask them for, and DNS is most of it; what
+    // is half open is so for a round trip; and the node's own sockets are few.
+    let (half_open, masquerade) =
+        ((flows / 2).max(least).min(n(capacity::HALF_OPEN)), (flows / 2).max(least));
+    let sockets = (flows / 4).max(least).min(n(capacity::SOCKETS));
     let (flows6, half_open6) = ((flows / 8).max(least), (flows / 16).max(least));
     let (masquerade6, sockets6) = ((flows / 32).max(least), (flows / 64).max(least));
     let shape = |name, kind, key: (u64, usize), value: (u64, usize), entries: u32| Shape {
@@ -109,7 +113,6 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
     }
     let index = (PLAIN, 4);
     let (address, address6) = ((PLAIN, 4), (PLAIN, 16));
-    let n = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
     let fragmented = n(capacity::FRAGMENTED);
     vec![
         shape(map::CONFIG, ARRAY, index, of::<Config>(), 1),
@@ -122,15 +125,15 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::LINK, HASH, index, of::<BackendRef>(), n(capacity::CONTAINERS)),
         shape(map::LOCAL4, HASH, address, of::<Local>(), n(capacity::LOCALS)),
         shape(map::ROUTE4, LPM_TRIE, (PLAIN, 8), of::<Route<[u8; 4]>>(), n(capacity::ROUTES)),
-        shape(map::FLOW_NEW4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), n(capacity::HALF_OPEN)),
+        shape(map::FLOW_NEW4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), half_open),
         shape(map::FLOW_EST4, LRU_HASH, of::<FlowKey<V4>>(), of::<Flow<V4>>(), flows),
-        shape(map::FWD_NEW4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), n(capacity::HALF_OPEN)),
+        shape(map::FWD_NEW4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), half_open),
         shape(map::FWD_EST4, LRU_HASH, of::<ForwardKey<V4>>(), of::<Forward>(), flows),
         shape(map::MASQ_RET4, LRU_HASH, of::<ReturnKey<V4>>(), of::<Return<V4>>(), masquerade),
         shape(map::MASQ_OUT4, LRU_HASH, of::<EgressKey<V4>>(), of::<Egress<V4>>(), masquerade),
         shape(map::FRAG4, LRU_HASH, of::<PieceKey<V4>>(), of::<Piece<V4>>(), fragmented.max(least)),
-        shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer<[u8; 4]>>(), n(capacity::SOCKETS)),
-        shape(map::SOCK_UDP4, LRU_HASH, of::<SocketKey<V4>>(), of::<SocketFlow<V4>>(), n(capacity::SOCKETS)),
+        shape(map::SOCK4, LRU_HASH, (PLAIN, 8), of::<SocketPeer<[u8; 4]>>(), sockets),
+        shape(map::SOCK_UDP4, LRU_HASH, of::<SocketKey<V4>>(), of::<SocketFlow<V4>>(), sockets),
         shape(map::SVC6, HASH, of::<ServiceKey<V6>>(), of::<Service>(), n(capacity::SERVICES)),
         shape(map::SRC6, LPM_TRIE, (SourceKey::<V6>::HASH, 24), (PLAIN, 4), n(capacity::SOURCES)),
         shape(map::EP6, HASH, address6, of::<BackendRef>(), n(capacity::CONTAINERS)),
@@ -227,6 +230,14 @@ mod tests {
         assert_eq!(entries(3 << 30), Some(32_768));
         assert_eq!(entries(4 << 30), Some(65_536));
         assert_eq!(entries(1 << 40), Some(65_536));
+        let others = |memory, cpus| {
+            let shapes = shapes(memory, cpus);
+            [map::FLOW_NEW4, map::FWD_NEW4, map::MASQ_RET4, map::MASQ_OUT4, map::SOCK4, map::SOCK_UDP4]
+                .map(|name| shapes.iter().find(|s| s.name == name).map_or(0, |s| s.info.max_entries))
+        };
+        assert_eq!(others(512 << 20, 4), [8192, 8192, 8192, 8192, 4096, 4096]);
+        assert_eq!(others(8 << 30, 2), [16_384, 16_384, 32_768, 32_768, 16_384, 16_384]);
+        assert_eq!(others(8 << 30, 128), [16_384, 16_384, 65_536, 65_536, 16_384, 16_384]);
         let of_ipv6 = |memory, cpus| {
             let shapes = shapes(memory, cpus);
             ["FLOW_NEW6", "FLOW_EST6", "MASQ_RET6", "SOCK6"]

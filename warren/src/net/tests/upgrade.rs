@@ -10,7 +10,10 @@ use warren_ebpf::abi::{map, older};
 use super::{
     super::{
         NetError,
-        datapath::sys::{RawMap, bytes_of, from_bytes},
+        datapath::{
+            loader::Loaded,
+            sys::{RawMap, bytes_of, from_bytes},
+        },
     },
     *,
 };
@@ -157,6 +160,23 @@ fn a_build_with_other_structs_in_the_agents_maps_takes_over() {
         s.layout ^= 1;
     }
     upgrade(build(), other, [Hook::Tcx, Hook::Tcx]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_tables_of_a_small_board_lock_little_memory() {
+    let world = World::new();
+    world.node(move |config| async move {
+        let locked = |name: &str, memory| {
+            let root = config.pin_root.join(name);
+            let loaded = Loaded::start(&root, shapes(memory, 4), Hook::Tcx).unwrap();
+            map::ALL.iter().map(|name| loaded.map(name).memory()).sum::<u64>()
+        };
+        let (board, server) = (locked("board", 512 << 20), locked("server", 4 << 30));
+        // Of the fixed ones, the tables of backends are the largest.
+        assert!((16 << 20..=19 << 20).contains(&board), "{board}");
+        assert!((35 << 20..=42 << 20).contains(&server), "{server}");
+    });
 }
 
 #[test]
