@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -53,12 +53,31 @@ impl Load {
         Self::start(host, "datagrams", to, rate, seconds, &["connected"])
     }
 
+    /// As [`stream`](Self::stream), in the network of a process: what a container sends out.
+    ///
+    /// # Errors
+    /// The client cannot be started.
+    pub fn stream_of(pid: i64, to: &str, rate: u32, seconds: u64) -> Result<Self> {
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net=/proc/{pid}/ns/net")).arg(image::testbox()?);
+        Self::run(inside, "stream", to, rate, seconds, &[])
+    }
+
     fn start(host: &Host, kind: &str, to: &str, rate: u32, seconds: u64, more: &[&str]) -> Result<Self> {
+        Self::run(host.ns.command(image::testbox()?)?, kind, to, rate, seconds, more)
+    }
+
+    fn run(
+        mut testbox: Command,
+        kind: &str,
+        to: &str,
+        rate: u32,
+        seconds: u64,
+        more: &[&str],
+    ) -> Result<Self> {
         let out = std::env::temp_dir().join(unique(kind));
         let file = File::create(&out)?;
-        let child = host
-            .ns
-            .command(image::testbox()?)?
+        let child = testbox
             .args([kind, to, &rate.to_string(), &seconds.to_string()])
             .args(more)
             .stdin(Stdio::null())
@@ -99,7 +118,7 @@ impl Drop for Load {
 
 #[cfg(test)]
 mod tests {
-    use std::{process::Command, thread};
+    use std::thread;
 
     use super::*;
     use crate::Cluster;

@@ -55,7 +55,7 @@ pub fn sequence(to: SocketAddr, rate: u64, seconds: u64, connected: bool) -> Out
         }
     };
     let start = Instant::now();
-    thread::scope(|scope| {
+    let took = thread::scope(|scope| {
         scope.spawn(|| {
             let mut buffer = [0; 2 * SIZE];
             let mut last = Instant::now();
@@ -91,6 +91,7 @@ pub fn sequence(to: SocketAddr, rate: u64, seconds: u64, connected: bool) -> Out
             }
         }
         sent_all.store(true, Relaxed);
+        start.elapsed()
     });
     let seen = seen.into_inner().unwrap();
     let lost: Vec<u64> = (0..total).filter(|n| seen.times[*n as usize] == 0).collect();
@@ -106,7 +107,8 @@ pub fn sequence(to: SocketAddr, rate: u64, seconds: u64, connected: bool) -> Out
     let gaps: Vec<String> =
         gaps.iter().take(50).map(|(first, n)| format!("[{},{n}]", first * 1000 / rate)).collect();
     println!(
-        "{{\"sent\":{total},\"received\":{},\"lost\":{},\"gaps\":[{}],\"doubled\":{doubled},\"wrong\":{},\"longest_gap_ms\":{},\"errors\":{},\"reconnects\":{}}}",
+        "{{\"sent\":{total},\"seconds\":{:.3},\"received\":{},\"lost\":{},\"gaps\":[{}],\"doubled\":{doubled},\"wrong\":{},\"longest_gap_ms\":{},\"errors\":{},\"reconnects\":{}}}",
+        took.as_secs_f64(),
         total - lost.len() as u64,
         lost.len(),
         gaps.join(","),

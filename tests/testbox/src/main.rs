@@ -35,6 +35,7 @@ const USAGE: &str = "testbox: commands:
   datagrams ADDR:PORT RATE SECONDS [connected]
                                  numbered datagrams to an echo server from one socket; JSON result
   ask-udp ADDR:PORT              one datagram to an echo server; fails if it does not come back
+  well FILE ADDR:PORT            fails while FILE says sicken, or as ask-udp does
   dns SERVER:PORT NAME           asks for an A record over UDP, prints the addresses
   ping ADDR [COUNT]              ICMP echo
   get ADDR:PORT [PATH]           one HTTP request, prints the body
@@ -109,6 +110,8 @@ fn run(words: &[&str]) -> Outcome {
             datagrams::sequence(address(to)?, number(rate)?, number(seconds)?, true)
         }
         ["ask-udp", to] => client::ask(address(to)?).map(|found| shown(&found)),
+        ["well", file, ..] if std::fs::read_to_string(file).is_ok_and(|t| t == "sicken") => Ok(1),
+        ["well", _, to] => client::ask(address(to)?).map(|found| shown(&found)),
         ["dns", server, name] => client::dns(address(server)?, name).map(|found| shown(&found)),
         ["ping", to] => client::ping(ip(to)?, 1).map(|found| shown(&found)),
         ["ping", to, count] => client::ping(ip(to)?, number(count)?).map(|found| shown(&found)),

@@ -290,7 +290,7 @@ fn a_start_that_died_half_way_is_completed() {
     world.node(move |config| async move {
         // Some maps pinned, none filled, no program attached.
         let maps = config.pin_root.join("maps");
-        drop(crate::net::datapath::loader::Loaded::start(&config.pin_root, build(), Hook::Tcx).unwrap());
+        drop(Loaded::start(&config.pin_root, build(), Hook::Tcx).unwrap());
         for s in build().iter().filter(|s| s.name.starts_with('F')) {
             fs::remove_file(s.path(&maps)).unwrap();
         }
