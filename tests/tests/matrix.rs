@@ -17,7 +17,7 @@ mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -87,7 +87,7 @@ impl Matrix {
             let largest = self.largest();
             for (kind, largest) in ["TCP", "UDP"].iter().zip(largest) {
                 // No link here takes more than 1500 bytes at once.
-                if row.bundles == (largest <= 1500) {
+                if row.bundles == Some(largest <= 1500) {
                     self.bad.push(format!("{way}: the largest packet of {kind} had {largest} bytes"));
                 }
             }
@@ -174,6 +174,23 @@ impl Matrix {
         Ok(())
     }
 
+    /// What a container tells a client elsewhere, whose own link takes 1500 bytes: the most that its packets
+    /// may carry where the smallest of the node's links takes `mtu`.
+    fn says_its_mss(&self, mtu: u32) -> Result<()> {
+        for (to, headers) in [(IpAddr::from(self.site.node.host.v4), 40), (self.site.node.host.v6.into(), 60)]
+        {
+            let mss = ask::enter(&self.site.client.ns.path(), || -> Result<u32> {
+                let stream = TcpStream::connect_timeout(&(to, SERVICES[0].1).into(), PATIENCE)?;
+                Ok(nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)?)
+            })
+            .flatten()?;
+            // With time stamps, which both sides have.
+            let wanted = mtu - headers - 12;
+            ensure!(mss == wanted, "{to} with an MTU of {mtu}: an MSS of {mss}, not {wanted}");
+        }
+        Ok(())
+    }
+
     /// Whom the containers of a service share their first network namespace with.
     fn namespace(&self, service: &str) -> Result<PathBuf> {
         Ok(self.containers[service].first().context("no container")?.clone())
@@ -194,6 +211,7 @@ fn every_client_is_answered_in_every_way_with_right_checksums() -> Result<()> {
 
     let rows = place::lan(&matrix.site, "LAN")?;
     matrix.run(rows)?;
+    matrix.says_its_mss(1500)?;
     // All of them come after the services.
     let mut peers = Vec::new();
     for (place, n, name, device) in [
@@ -237,6 +255,8 @@ fn every_client_is_answered_in_every_way_with_right_checksums() -> Result<()> {
     rows.iter_mut().for_each(|row| row.place = "second uplink".into());
     matrix.run(rows)?;
 
+    // That of the VLAN-like veth.
+    matrix.says_its_mss(1496)?;
     // The smallest MTU that IPv6 allows, and some between.
     for (n, name, mtu) in [(6, "up6", 1400), (7, "up7", 1280)] {
         let peer =
@@ -250,9 +270,13 @@ fn every_client_is_answered_in_every_way_with_right_checksums() -> Result<()> {
         })?;
         matrix.run(peer.rows())?;
         peers.push(peer);
+        matrix.says_its_mss(mtu.into())?;
     }
     let all: Vec<PathBuf> = matrix.containers.values().flatten().cloned().collect();
     let rows = place::plain(&matrix.site, &all)?;
+    matrix.run(rows)?;
+    // One thing off and others on: what is in bundles has its checksums written by devices.
+    let rows = place::checksums_only(&matrix.site, &all)?;
     matrix.run(rows)?;
 
     for (program, words) in

@@ -1,12 +1,18 @@
 //! A published port leads into a container, from wherever it is asked, and the container out.
 
-use std::{collections::BTreeSet, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use warren_tests::{
     eventually,
     image::{self, Image},
-    leaks, process,
+    leaks,
+    netns::Netns,
+    process,
     scenario::{OneNode, field},
 };
 
@@ -53,6 +59,74 @@ fn a_port_published_on_one_address_answers_only_there() -> Result<()> {
     let refused = site.ask(8081, "/").err().context("a loopback port answered another host")?;
     ensure!(refused.to_string().contains("(7)"), "should be refused at once: {refused:#}");
     ensure!(site.node.host.curl("http://127.0.0.1:8082/").is_err(), "a port of eth0 answered on loopback");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn without_a_replica_a_connection_is_refused_at_once() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["-p", "8080:80"], &[])?;
+    site.ask(8080, "/")?;
+    for _ in 0..3 {
+        site.node.ok(&["service", "scale", "web=0"])?;
+        let begun = Instant::now();
+        let refused = site.ask(8080, "/").err().context("nobody is there, and an answer came")?;
+        // curl's number for it.
+        ensure!(refused.to_string().contains("(7)"), "should be refused: {refused:#}");
+        ensure!(begun.elapsed() < Duration::from_millis(900), "refused after {:?} only", begun.elapsed());
+        site.node.ok(&["service", "scale", "web=1"])?;
+        site.ask(8080, "/").context("back again")?;
+    }
+    Ok(())
+}
+
+/// A second uplink has a way out of its own, which is the worse one. Who comes in by it gets answers by it:
+/// nothing else leads to them.
+#[test]
+#[ignore = "needs root"]
+fn a_client_behind_a_router_of_the_second_uplink_is_answered_by_it() -> Result<()> {
+    let site = OneNode::new()?;
+    site.create("web", &["-p", "8080:80"], &[])?;
+    let node = &site.node.host.ns;
+    let (router, client) = (Netns::create("router")?, Netns::create("behind")?);
+    for (end, device, far) in [(node, "wwan0", "near"), (&client, "eth0", "far")] {
+        end.ip(&["link", "add", device, "type", "veth", "peer", "name", far, "netns", router.name()])?;
+    }
+    for (place, device, v4, v6) in [
+        (node, "wwan0", "198.19.1.1/24", "fd19:1::1/64"),
+        (&router, "near", "198.19.1.2/24", "fd19:1::2/64"),
+        (&router, "far", "198.19.2.1/24", "fd19:2::1/64"),
+        (&client, "eth0", "198.19.2.2/24", "fd19:2::2/64"),
+    ] {
+        place.ip(&["addr", "add", v4, "dev", device])?;
+        place.ip(&["addr", "add", v6, "dev", device, "nodad"])?;
+        place.ip(&["link", "set", device, "up"])?;
+    }
+    router.set_sysctl("net/ipv4/ip_forward", "1")?;
+    router.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    for gateway in ["198.19.2.1", "fd19:2::1"] {
+        client.ip(&["route", "add", "default", "via", gateway])?;
+    }
+    node.ip(&["-6", "route", "add", "default", "via", &site.client.v6.to_string(), "metric", "100"])?;
+    for gateway in ["198.19.1.2", "fd19:1::2"] {
+        node.ip(&["route", "add", "default", "via", gateway, "dev", "wwan0", "metric", "700"])?;
+    }
+    for to in ["198.19.2.2", "fd19:2::2"] {
+        let way = node.ip(&["route", "get", to])?;
+        ensure!(way.contains("dev eth0 "), "the better way out is the other one: {way}");
+    }
+    // Of IPv6 the kernel takes the better way whichever device is asked for, but for who has rules.
+    node.ip(&["-6", "route", "add", "default", "via", "fd19:1::2", "dev", "wwan0", "table", "700"])?;
+    node.ip(&["-6", "rule", "add", "from", "fd19:1::/64", "table", "700"])?;
+    for (url, seen) in
+        [("http://198.19.1.1:8080/", "198.19.2.2:"), ("http://[fd19:1::1]:8080/", "[fd19:2::2]:")]
+    {
+        let answer = eventually(url, SOON, || {
+            client.run("curl", &["-sS", "--fail-with-body", "--noproxy", "*", "--max-time", "3", url])
+        })?;
+        ensure!(field(&answer, "client")?.starts_with(seen), "{url}: {answer}");
+    }
     Ok(())
 }
 
@@ -198,7 +272,7 @@ fn a_container_that_dies_is_replaced_and_nothing_else_is_touched() -> Result<()>
 #[ignore = "needs root"]
 fn a_container_that_always_dies_is_no_success_and_is_tried_ever_more_slowly() -> Result<()> {
     let site = OneNode::new()?;
-    let created = std::time::Instant::now();
+    let created = Instant::now();
     let ended =
         site.node.cli(&["service", "create", "--image", "web:1", "--timeout", "8s", "bad", "exit", "3"])?;
     eventually("a reason in ps", SOON, || {
@@ -222,7 +296,7 @@ fn a_container_that_ignores_sigterm_is_killed() -> Result<()> {
     let site = OneNode::new()?;
     site.create("deaf", &[], &["ignore-term"])?;
     let pid = site.node.running("deaf")?[0].1 as i32;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     site.node.ok(&["service", "rm", "deaf"])?;
     let took = start.elapsed().as_secs();
     ensure!((9..=20).contains(&took), "ten seconds of grace took {took} s");

@@ -14,7 +14,7 @@ use warren_tests::{netns::Netns, scenario::OneNode};
 use crate::{
     ask::{Load, Means, enter},
     tun::Tunnel,
-    wire,
+    wire::{self, Offload},
 };
 
 /// A way to a published port: one line of the table.
@@ -30,8 +30,8 @@ pub struct Row {
     pub means: &'static [Means],
     /// Whether every checksum is there when a packet arrives.
     pub plain: bool,
-    /// Whether bundles stay bundles on the way.
-    pub bundles: bool,
+    /// Whether bundles stay bundles on the way; `None`: some do.
+    pub bundles: Option<bool>,
 }
 
 /// How names of the host's ends of containers' links begin.
@@ -61,7 +61,7 @@ fn row(place: &str, from: &Path, to: IpAddr, seen: &[IpAddr]) -> Row {
         services: BOTH,
         means: EVERY,
         plain: false,
-        bundles: true,
+        bundles: Some(true),
     }
 }
 
@@ -143,7 +143,7 @@ impl Peer {
             row(self.place, &from, six(1), &[six(2)]),
         ];
         // A program in the place of the wire carries packets one by one.
-        rows.iter_mut().for_each(|row| row.bundles = self.tunnel.is_none());
+        rows.iter_mut().for_each(|row| row.bundles = Some(self.tunnel.is_none()));
         rows
     }
 }
@@ -188,7 +188,7 @@ impl Behind {
         let seen = [198, 19, 100 + self.n, 2].into();
         let mut way = row("cutting router", &self.client.path(), [198, 19, self.n, 1].into(), &[seen]);
         way.means = &[Means::Tcp];
-        way.bundles = false;
+        way.bundles = Some(false);
         vec![way]
     }
 }
@@ -234,23 +234,35 @@ pub fn lan(site: &OneNode, place: &str) -> Result<Vec<Row>> {
 
 /// The same host, when no device on the way does anything to packets by itself.
 pub fn plain(site: &OneNode, containers: &[PathBuf]) -> Result<Vec<Row>> {
-    wire::plain(&site.client.ns.path(), "eth0")?;
+    everywhere(site, containers, &[])?;
+    let mut rows = lan(site, "LAN, no offload")?;
+    for row in &mut rows {
+        row.plain = true;
+        row.bundles = Some(false);
+    }
+    Ok(rows)
+}
+
+/// The same host, when devices on the way write checksums and look at them, and nothing else.
+pub fn checksums_only(site: &OneNode, containers: &[PathBuf]) -> Result<Vec<Row>> {
+    everywhere(site, containers, &[Offload::ReceiveChecksums, Offload::SendChecksums])?;
+    let mut rows = lan(site, "LAN, checksums")?;
+    // TCP's are cut up, those of UDP not.
+    rows.iter_mut().for_each(|row| row.bundles = None);
+    Ok(rows)
+}
+
+/// Sets what every device between the client and the containers does by itself.
+fn everywhere(site: &OneNode, containers: &[PathBuf], on: &'static [Offload]) -> Result<()> {
+    wire::offloads(&site.client.ns.path(), "eth0", on)?;
     // The host's ends of the containers' links are in the node's namespace, with its own devices.
     let node = site.node.host.ns.path();
     let all = enter(&node, || nix::ifaddrs::getifaddrs().map(Iterator::collect::<Vec<_>>))??;
     let names: BTreeSet<String> = all.into_iter().map(|a| a.interface_name).collect();
     for name in names.iter().filter(|name| *name == "eth0" || name.starts_with(LINKS)) {
-        wire::plain(&node, name)?;
+        wire::offloads(&node, name, on)?;
     }
-    for container in containers {
-        wire::plain(container, "eth0")?;
-    }
-    let mut rows = lan(site, "LAN, no offload")?;
-    for row in &mut rows {
-        row.plain = true;
-        row.bundles = false;
-    }
-    Ok(rows)
+    containers.iter().try_for_each(|container| wire::offloads(container, "eth0", on))
 }
 
 /// The node's own processes.

@@ -276,17 +276,45 @@ fn transport(body: &Body<'_>, unfinished: bool, seen: &Seen) -> Result<(), Strin
     Ok(())
 }
 
-/// Switches off what a device does to packets by itself: from here on every checksum is written by
-/// who sends it and looked at by who gets it, and nothing is sent in bundles.
-pub fn plain(namespace: &Path, device: &str) -> Result<()> {
-    // ETHTOOL_SRXCSUM, STXCSUM, SSG, STSO, SGSO, SGRO.
-    const COMMANDS: [u32; 6] = [0x15, 0x17, 0x19, 0x1f, 0x24, 0x2c];
+/// What a device does to packets by itself, as `SIOCETHTOOL` calls it.
+#[derive(Debug, Clone, Copy)]
+pub enum Offload {
+    /// `SRXCSUM`: looks at checksums.
+    ReceiveChecksums = 0x15,
+    /// `STXCSUM`: writes them.
+    SendChecksums = 0x17,
+    /// `SSG`: takes packets in pieces.
+    Scatter = 0x19,
+    /// `STSO`: cuts up TCP.
+    Segments = 0x1f,
+    /// `SGSO`: has the kernel cut up late.
+    LateSegments = 0x24,
+    /// `SGRO`: has the kernel merge what comes in.
+    Merge = 0x2c,
+}
+
+impl Offload {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::ReceiveChecksums,
+        Self::SendChecksums,
+        Self::Scatter,
+        Self::Segments,
+        Self::LateSegments,
+        Self::Merge,
+    ];
+}
+
+/// Switches on what is named, and off what is not. With all off every checksum is written by who sends it
+/// and looked at by who gets it, and nothing is sent in bundles.
+pub fn offloads(namespace: &Path, device: &str, on: &'static [Offload]) -> Result<()> {
     const SIOCETHTOOL: libc::Ioctl = 0x8946;
     let name = device.to_owned();
     enter(namespace, move || {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-        for command in COMMANDS {
-            let mut value = [command, 0];
+        for what in Offload::ALL {
+            let wanted = on.iter().any(|o| *o as u32 == what as u32);
+            let mut value = [what as u32, wanted.into()];
             // SAFETY: plain integers and bytes; all zero is a value.
             let mut request: libc::ifreq = unsafe { mem::zeroed() };
             for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -295,7 +323,7 @@ pub fn plain(namespace: &Path, device: &str) -> Result<()> {
             request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
             // SAFETY: the kernel reads the request and the value it points at.
             let failed = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0;
-            ensure!(!failed, "{name}: ethtool's {command:#x}: {}", io::Error::last_os_error());
+            ensure!(!failed, "{name}: ethtool's {what:?}: {}", io::Error::last_os_error());
         }
         Ok(())
     })?

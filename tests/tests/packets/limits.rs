@@ -24,6 +24,7 @@ of_both_families!(
     packets_of_known_flows_are_limited,
     clients_have_limits_of_their_own,
     the_rate_holds_on_all_cpus_together,
+    so_does_that_of_connections,
     denied_clients_are_cut_off,
 );
 
@@ -126,35 +127,55 @@ fn clients_have_limits_of_their_own<A: Family>() -> Result<()> {
     twins.same_records()
 }
 
+const RATE: u32 = 5_000;
+const BURST: u32 = 1_000;
+
 fn the_rate_holds_on_all_cpus_together<A: Family>() -> Result<()> {
-    const RATE: u32 = 5_000;
-    const BURST: u32 = 1_000;
-    const LONG: Duration = Duration::from_secs(2);
     let limit = Limit { packet_spacing: 1_000_000_000 / RATE, packet_burst: BURST, ..Limit::default() };
+    flood_on_all_cpus::<A>(limit, (UDP, 0, 8082), |let_in| let_in % 7)
+}
+
+fn so_does_that_of_connections<A: Family>() -> Result<()> {
+    let limit = Limit { flow_spacing: 1_000_000_000 / RATE, flow_burst: BURST, ..Limit::default() };
+    // Each that was let in is known from then on, so the next one is another.
+    flood_on_all_cpus::<A>(limit, (TCP, SYN, 8080), |let_in| let_in)
+}
+
+/// One client floods from every CPU for two seconds; let in is what is configured, give or take one for
+/// each CPU and a hundredth. `port` says which source port follows after so many were let in.
+fn flood_on_all_cpus<A: Family>(
+    limit: Limit,
+    (protocol, flags, to): (u8, u8, u16),
+    port: impl Fn(u64) -> u64 + Sync,
+) -> Result<()> {
+    const LONG: Duration = Duration::from_secs(2);
     let mut twins = limited::<A>(limit)?;
     let cpus = thread::available_parallelism()?.get().max(2);
     let program = &*classifier(&mut twins.ebpf, program::NODE_IN_L2)?;
     let began = Instant::now();
+    let flood = |n: usize| -> Result<(u64, u64)> {
+        let mut context = [0u8; 192];
+        context[40..44].copy_from_slice(&UPLINK.to_ne_bytes());
+        let (mut let_in, mut sent) = (0, 0);
+        while began.elapsed() < LONG {
+            // Each CPU has ports of its own.
+            let from = 1024 + (port(let_in) * cpus as u64 + n as u64) % 64_000;
+            let t = tuple(A::CLIENT, u16::try_from(from)?, A::NODE, to);
+            let packet = make(t, protocol, flags, payload(protocol, flags));
+            let options = TestRunOptions {
+                data_in: Some(&packet),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            };
+            let said = program.test_run(options)?.return_value;
+            ensure!(said == 7 || said == 2, "{said}");
+            let_in += u64::from(said == 7);
+            sent += 1;
+        }
+        Ok((let_in, sent))
+    };
     let passed: Vec<Result<(u64, u64)>> = thread::scope(|scope| {
-        let flood = |n: usize| -> Result<(u64, u64)> {
-            let t = tuple(A::CLIENT, 5000 + n as u16, A::NODE, 8082);
-            let packet = make(t, UDP, 0, payload(UDP, 0));
-            let mut context = [0u8; 192];
-            context[40..44].copy_from_slice(&UPLINK.to_ne_bytes());
-            let (mut let_in, mut sent) = (0, 0);
-            while began.elapsed() < LONG {
-                let options = TestRunOptions {
-                    data_in: Some(&packet),
-                    ctx_in: Some(&context),
-                    ..TestRunOptions::default()
-                };
-                let said = program.test_run(options)?.return_value;
-                ensure!(said == 7 || said == 2, "{said}");
-                let_in += u64::from(said == 7);
-                sent += 1;
-            }
-            Ok((let_in, sent))
-        };
+        let flood = &flood;
         let threads: Vec<_> = (0..cpus).map(|n| scope.spawn(move || flood(n))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic")).collect()
     });
