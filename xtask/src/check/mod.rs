@@ -19,12 +19,25 @@ type Check = (&'static str, fn() -> Result<()>);
 /// # Errors
 /// Names the checks that failed.
 pub fn run() -> Result<()> {
-    let checks: [Check; 6] = [
+    let checks: [Check; 7] = [
         ("format", || execute(&mut cargo(&["fmt", "--all", "--check"]))),
         ("floors", floors_hold),
         ("file lengths", lengths),
         ("lints", || {
             execute(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+        }),
+        ("lints of the fuzzer's target", || {
+            execute(&mut cargo(&[
+                "clippy",
+                "-p",
+                "warren-fuzz",
+                "--all-targets",
+                "--features",
+                "libfuzzer",
+                "--",
+                "-D",
+                "warnings",
+            ]))
         }),
         ("lints of the BPF programs", bpf_lints),
         ("docs", || {
