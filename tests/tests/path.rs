@@ -109,25 +109,40 @@ fn a_client_behind_a_router_of_the_second_uplink_is_answered_by_it() -> Result<(
         client.ip(&["route", "add", "default", "via", gateway])?;
     }
     node.ip(&["-6", "route", "add", "default", "via", &site.client.v6.to_string(), "metric", "100"])?;
-    for gateway in ["198.19.1.2", "fd19:1::2"] {
+    // As routers announce themselves.
+    router.ip(&["addr", "add", "fe80::1/64", "dev", "near", "nodad"])?;
+    for gateway in ["198.19.1.2", "fe80::1"] {
         node.ip(&["route", "add", "default", "via", gateway, "dev", "wwan0", "metric", "700"])?;
     }
     for to in ["198.19.2.2", "fd19:2::2"] {
         let way = node.ip(&["route", "get", to])?;
         ensure!(way.contains("dev eth0 "), "the better way out is the other one: {way}");
     }
-    // Of IPv6 the kernel takes the better way whichever device is asked for, but for who has rules.
-    node.ip(&["-6", "route", "add", "default", "via", "fd19:1::2", "dev", "wwan0", "table", "700"])?;
-    node.ip(&["-6", "rule", "add", "from", "fd19:1::/64", "table", "700"])?;
-    for (url, seen) in
-        [("http://198.19.1.1:8080/", "198.19.2.2:"), ("http://[fd19:1::1]:8080/", "[fd19:2::2]:")]
+    let served = || -> Result<()> {
+        for (url, seen) in
+            [("http://198.19.1.1:8080/", "198.19.2.2:"), ("http://[fd19:1::1]:8080/", "[fd19:2::2]:")]
+        {
+            let answer = eventually(url, SOON, || {
+                client.run("curl", &["-sS", "--fail-with-body", "--noproxy", "*", "--max-time", "3", url])
+            })?;
+            ensure!(field(&answer, "client")?.starts_with(seen), "{url}: {answer}");
+        }
+        Ok(())
+    };
+    served()?;
+    // Who is on the links is reached as ever, by both.
+    let near = |ns: &Netns, url| ns.run("curl", &["-sS", "--noproxy", "*", "--max-time", "3", url]);
+    near(&router, "http://[fd19:1::1]:8080/")?;
+    near(&site.client.ns, &format!("http://[{}]:8080/", site.node.host.v6))?;
+    site.node.ok(&["net", "check"])?;
+    // The same where the device's way out is in a table of its own, for which there is a rule.
+    for (family, router, subnet) in [("-4", "198.19.1.2", "198.19.1.0/24"), ("-6", "fe80::1", "fd19:1::/64")]
     {
-        let answer = eventually(url, SOON, || {
-            client.run("curl", &["-sS", "--fail-with-body", "--noproxy", "*", "--max-time", "3", url])
-        })?;
-        ensure!(field(&answer, "client")?.starts_with(seen), "{url}: {answer}");
+        node.ip(&[family, "route", "del", "default", "via", router, "dev", "wwan0", "metric", "700"])?;
+        node.ip(&[family, "route", "add", "default", "via", router, "dev", "wwan0", "table", "700"])?;
+        node.ip(&[family, "rule", "add", "from", subnet, "table", "700"])?;
     }
-    Ok(())
+    served()
 }
 
 #[test]

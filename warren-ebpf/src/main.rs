@@ -19,7 +19,7 @@ mod xdp;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect_neigh, bpf_redirect_peer},
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
@@ -35,7 +35,7 @@ use warren_ebpf::{
 };
 
 use crate::{
-    node::{Maps, NO_PACKET, RoomyMaps6},
+    node::{Maps, NO_PACKET, RoomyMaps6, Routed},
     scratch::Room,
     skb::Skb,
 };
@@ -48,6 +48,9 @@ const ETHERNET: u32 = 14;
 
 /// `skb->pkt_type` of a packet whose link-level destination is this host.
 const PACKET_HOST: u32 = 0;
+
+/// IPv6, as the kernel numbers families.
+const AF_INET6: u32 = 10;
 
 /// What a step says of a packet that is too big for the device it would leave by.
 const TOO_BIG: i32 = 500;
@@ -510,7 +513,7 @@ pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
+fn execute<A: Family + Routed>(skb: &mut Skb, work: &Work<A>) -> i32 {
     let verdict = &work.verdict;
     match verdict.action {
         Action::Pass => return PASS,
@@ -526,15 +529,26 @@ fn execute<A: Family>(skb: &mut Skb, work: &Work<A>) -> i32 {
     if !A::rewrite(skb, &work.ip, &work.seen.tuple, &verdict.to) {
         return DROPPED + Reason::Rewrite as i32;
     }
-    // SAFETY: plain helper calls; for a device that is gone the kernel drops the packet.
-    let action = unsafe {
-        if verdict.action == Action::Container {
-            bpf_redirect_peer(verdict.ifindex, 0)
-        } else {
-            bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0)
-        }
+    let action = if verdict.action == Action::Container {
+        // SAFETY: a plain helper call; for a device that is gone the kernel drops the packet.
+        unsafe { bpf_redirect_peer(verdict.ifindex, 0) }
+    } else {
+        leave(verdict.ifindex, &verdict.to.destination)
     };
     action as i32
+}
+
+/// Sends a packet out of a device: to a neighbour, or to who leads to `destination`.
+#[inline(always)]
+fn leave<A: Routed>(device: u32, destination: &A) -> i64 {
+    if let Some(ipv6_nh) = destination.router(device) {
+        let anon = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh };
+        let mut next = bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: anon };
+        // SAFETY: the kernel reads as much as is said, while the call lasts.
+        return unsafe { bpf_redirect_neigh(device, &raw mut next, size_of_val(&next) as i32, 0) };
+    }
+    // SAFETY: a plain helper call, as above.
+    unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) }
 }
 
 /// Changes the addresses of a fragment that is not the first: all that there is to be changed.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Flow, FlowKey, Forward,
     ForwardKey, Gate, Limit, Local, Mac, Piece, PieceKey, Return, ReturnKey, Route, Schema, Scratch, Seat,
-    SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, capacity,
+    SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, Via, capacity,
 };
 
 type V6 = [u8; 16];
@@ -114,3 +114,5 @@ pub static SEAT4: LruHashMap<SeatKey, Seat<[u8; 4]>, { capacity::SEATS }> = LruH
 pub static SEAT6: LruHashMap<SeatKey, Seat<V6>, { capacity::SEATS6 }> = LruHashMap::new();
 #[btf_map]
 pub static MAC: HashMap<u32, Mac, { capacity::DEVICES }, GROWING> = HashMap::new();
+#[btf_map]
+pub static VIA6: HashMap<u32, Via, { capacity::DEVICES }, GROWING> = HashMap::new();

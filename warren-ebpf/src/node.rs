@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use warren_ebpf::{
     abi::{
-        Address, Backend, BackendRef, Client, ClientKey, Egress, EgressKey, Flow, FlowKey, Forward,
-        ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey, Service, ServiceKey,
-        SourceKey, Words as V6, capacity,
+        Address, Backend, BackendRef, CONFIG_VIA6, Client, ClientKey, Egress, EgressKey, Flow, FlowKey,
+        Forward, ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey, Service,
+        ServiceKey, SourceKey, Words as V6, capacity,
     },
     flow::{
         Operation, Search, Table, Tables,
@@ -248,6 +248,38 @@ fn seen_as<T, U>(value: &T) -> &U {
 fn in_words<K, V, const MAX: usize>(map: &'static impl Sized) -> &'static LruHashMap<K, V, MAX> {
     // SAFETY: only its address counts, and the rows are the same.
     unsafe { &*(&raw const *map).cast() }
+}
+
+/// Whom the node gives what leaves by a device.
+pub trait Routed: Sized {
+    /// The router of `device` for a packet to this address, in the bytes of the packet. `None`: the kernel finds
+    /// whom to give it.
+    fn router(&self, device: u32) -> Option<[u32; 4]>;
+}
+
+impl Routed for V4 {
+    /// Of IPv4 the kernel looks at the routes of the device only.
+    #[inline(always)]
+    fn router(&self, _device: u32) -> Option<[u32; 4]> {
+        None
+    }
+}
+
+impl Routed for V6 {
+    #[inline(always)]
+    fn router(&self, device: u32) -> Option<[u32; 4]> {
+        if maps::CONFIG.get(0)?.flags & CONFIG_VIA6 == 0 {
+            return None;
+        }
+        let key = Key { prefix_len: 128, data: self.octets() };
+        // On the link, or the device's router is the best one anyway.
+        if maps::ROUTE6.get(&key).is_some_and(|route| route.ifindex == device) {
+            return None;
+        }
+        // SAFETY: copied at once; the agent replaces rows whole.
+        let via = unsafe { maps::VIA6.get(device) }?;
+        Some(*seen_as::<[u8; 16], [u32; 4]>(&via.router))
+    }
 }
 
 /// Implements [`Node`]: which maps describe it, and where the packet is.

@@ -13,6 +13,9 @@ pub const CONFIG_DENY: u32 = 2;
 /// of packets.
 pub const CONFIG_ANYWHERE: u32 = 4;
 
+/// `Config::flags`: there is something in `VIA6`.
+pub const CONFIG_VIA6: u32 = 8;
+
 /// [`Schema::magic`]: "WRN1".
 pub const SCHEMA_MAGIC: u32 = 0x314e_5257;
 

@@ -19,6 +19,7 @@
 //! | `LOCAL4` | hash | address of the node → [`Local`] | agent |
 //! | `ROUTE4` | LPM trie | prefix → [`Route`] | agent |
 //! | `MAC` | hash | ifindex of a device of the node → [`Mac`] | agent |
+//! | `VIA6` | hash | ifindex of a device of the node → [`Via`] | agent |
 //! | `LIMIT` | hash | [`Service::id`] (u32) → [`Limit`] | agent |
 //! | `DENY4` | LPM trie | prefix → 1 (u32) | agent |
 //! | `CLIENT4` | LRU hash | [`ClientKey`] → [`Client`] | programs |
@@ -377,13 +378,15 @@ pub mod map {
     pub const SEAT6: &str = "SEAT6";
     /// How many clients become known.
     pub const GATE: &str = "GATE";
+    /// Routers of IPv6 by device.
+    pub const VIA6: &str = "VIA6";
 
     /// Every map.
-    pub const ALL: [&str; 45] = [
+    pub const ALL: [&str; 46] = [
         CONFIG, SCHEMA, SVC4, SRC4, BACKEND, MAGLEV, EP4, LINK, LOCAL4, ROUTE4, FLOW_NEW4, FLOW_EST4,
         FWD_NEW4, FWD_EST4, MASQ_RET4, MASQ_OUT4, FRAG4, SOCK4, SOCK_UDP4, SVC6, SRC6, EP6, LOCAL6, ROUTE6,
         FLOW_NEW6, FLOW_EST6, FWD_NEW6, FWD_EST6, MASQ_RET6, MASQ_OUT6, FRAG6, SOCK6, SOCK_UDP6, DROPS,
-        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE, SEAT4, SEAT6, MAC,
+        EVENTS, SCRATCH, LIMIT, DENY4, DENY6, CLIENT4, CLIENT6, GATE, SEAT4, SEAT6, MAC, VIA6,
     ];
 }
 
@@ -404,7 +407,7 @@ pub mod capacity {
     pub const LOCALS: usize = 1_024;
     /// `ROUTE4`, `ROUTE6`.
     pub const ROUTES: usize = 16_384;
-    /// `MAC`: twice the devices that are looked at, so that new rows are there before old ones go.
+    /// `MAC`, `VIA6`: twice the devices that are looked at, so that new rows are there before old ones go.
     pub const DEVICES: usize = 4_096;
     /// `FLOW_NEW4`, `FWD_NEW4`.
     pub const HALF_OPEN: usize = 16_384;
@@ -496,6 +499,7 @@ pub const ABI_HASH: u64 = {
         Seat::<[u8; 4]>::HASH,
         Seat::<[u8; 16]>::HASH,
         Mac::HASH,
+        Via::HASH,
     ];
     let mut hash = SEED;
     let mut i = 0;

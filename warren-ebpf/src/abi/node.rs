@@ -30,6 +30,15 @@ pub struct Mac {
 }
 
 layout! {
+/// Value of `VIA6`, keyed by a device that is not the only one with a router of IPv6: whom to give what leaves
+/// by it for who is not on its link. Of IPv6 the kernel takes the best router, whichever device it is asked for.
+pub struct Via {
+    /// The router's address; a link-local one is meant on the device.
+    pub router: [u8; 16],
+}
+}
+
+layout! {
 /// Value of `ROUTE4`, a longest-prefix trie keyed by `{prefix_len, data: A}`. Routes to the
 /// node itself and to its containers are not in it (`LOCAL4` and `EP4` are asked first).
 pub struct Route<A> {

@@ -11,10 +11,11 @@ pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The maps that the agent writes, in the order in which new rows are written: what is referred to
 /// comes before what refers to it, and the switch that turns the datapath on comes last.
-pub const WRITTEN: [&str; 18] = [
+pub const WRITTEN: [&str; 19] = [
     map::LOCAL4,
     map::LOCAL6,
     map::MAC,
+    map::VIA6,
     map::ROUTE4,
     map::ROUTE6,
     map::BACKEND,

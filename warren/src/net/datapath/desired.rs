@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_ANYWHERE,
-    CONFIG_DENY, CONFIG_ENABLED, Config, Limit, Local, Mac, ROUTE_DROP, Route, SERVICE_LIMITED,
-    SERVICE_PACED, SERVICE_SEATED, Service, ServiceKey, capacity, map,
+    CONFIG_DENY, CONFIG_ENABLED, CONFIG_VIA6, Config, Limit, Local, Mac, ROUTE_DROP, Route, SERVICE_LIMITED,
+    SERVICE_PACED, SERVICE_SEATED, Service, ServiceKey, Via, capacity, map,
 };
 
 use super::{
@@ -155,6 +155,11 @@ pub fn plan(view: &View<'_>) -> Plan {
     for (ifindex, address) in view.host.macs(&view.settings.interfaces).take(capacity::DEVICES / 2) {
         desired.put(map::MAC, &ifindex, &Mac { address, pad: 0 });
     }
+    for (ifindex, router) in
+        view.host.routers6(&view.settings.interfaces).into_iter().take(capacity::DEVICES / 2)
+    {
+        desired.put(map::VIA6, &ifindex, &Via { router: router.octets() });
+    }
     routes(view, &mut desired);
     for (task, a) in view.attached {
         let own = reference(&a.attachment);
@@ -184,6 +189,9 @@ fn config(view: &View<'_>, desired: &Contents) -> Config {
     let mut flags = CONFIG_ENABLED;
     if !view.denied.is_empty() {
         flags |= CONFIG_DENY;
+    }
+    if !desired.rows(map::VIA6).is_empty() {
+        flags |= CONFIG_VIA6;
     }
     let mut published = [map::SVC4, map::SVC6].into_iter().flat_map(|m| desired.rows(m).keys());
     if published.all(|key| is_for_any(key)) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use warren_ebpf::abi::{
     Backend, BackendRef, Client, ClientKey, Config, DropCounter, Egress, EgressKey, Event, Flow, FlowKey,
     Forward, ForwardKey, Gate, Layout, Limit, Local, Mac, Piece, PieceKey, Return, ReturnKey, Route, SEED,
-    Schema, Scratch, Seat, SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey,
+    Schema, Scratch, Seat, SeatKey, Service, ServiceKey, SocketFlow, SocketKey, SocketPeer, SourceKey, Via,
     capacity, map, mix,
 };
 
@@ -160,6 +160,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::SEAT4, LRU_HASH, of::<SeatKey>(), of::<Seat<V4>>(), n(capacity::SEATS).max(least)),
         shape(map::SEAT6, LRU_HASH, of::<SeatKey>(), of::<Seat<V6>>(), n(capacity::SEATS6).max(least)),
         shape(map::MAC, HASH, index, of::<Mac>(), n(capacity::DEVICES)),
+        shape(map::VIA6, HASH, index, of::<Via>(), n(capacity::DEVICES)),
     ];
     of_this_build(shapes)
 }

@@ -254,6 +254,27 @@ impl Host {
             .collect()
     }
 
+    /// The routers of IPv6 by device, where more than one device has one: that of the best default route
+    /// through each.
+    #[must_use]
+    pub fn routers6(&self, interfaces: &[String]) -> BTreeMap<u32, Ipv6Addr> {
+        let mut best: BTreeMap<u32, (u32, Ipv6Addr)> = BTreeMap::new();
+        for r in self.routes.iter().filter(|r| r.destination.prefix_len() == 0) {
+            let (Some(device), Some(IpAddr::V6(router))) = (r.device, r.gateway) else { continue };
+            if !r.destination.addr().is_ipv6() || !self.uplinks(interfaces).any(|d| d.index == device) {
+                continue;
+            }
+            let b = best.entry(device).or_insert((r.metric, router));
+            if r.metric < b.0 {
+                *b = (r.metric, router);
+            }
+        }
+        if best.len() < 2 {
+            return BTreeMap::new();
+        }
+        best.into_iter().map(|(device, (_, router))| (device, router)).collect()
+    }
+
     fn out(&self, r: &Route, destination: IpNet, interfaces: &[String]) -> Option<Out> {
         let device = self.uplinks(interfaces).find(|d| Some(d.index) == r.device)?;
         Some(Out { device: device.index, source: self.source(r, destination)?, mtu: device.mtu })
@@ -324,6 +345,31 @@ mod tests {
             source: None,
             metric,
         }
+    }
+
+    #[test]
+    fn routers_count_where_there_are_several() {
+        let mut host = Host {
+            devices: vec![
+                device(2, "eth0", Layer::Ethernet, 1500),
+                device(3, "wwan0", Layer::Ethernet, 1500),
+                device(4, "tun0", Layer::Ip, 1400),
+            ],
+            routes: vec![
+                route(2, "::/0", Some("fe80::1"), 100),
+                route(2, "::/0", Some("fe80::2"), 50),
+                route(2, "2001:db8::/32", Some("fe80::9"), 1),
+                route(3, "0.0.0.0/0", Some("198.18.0.1"), 1),
+                route(4, "::/0", None, 1),
+            ],
+            ..Host::default()
+        };
+        assert!(host.routers6(&[]).is_empty(), "the kernel finds the only one");
+        host.routes.push(route(3, "::/0", Some("fd19:1::2"), 700));
+        let found: Vec<(u32, String)> =
+            host.routers6(&[]).into_iter().map(|(d, a)| (d, a.to_string())).collect();
+        assert_eq!(found, [(2, "fe80::2".to_owned()), (3, "fd19:1::2".to_owned())]);
+        assert!(host.routers6(&["eth0".into()]).is_empty(), "of devices that take part");
     }
 
     fn host() -> Host {
