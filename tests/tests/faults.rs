@@ -33,7 +33,7 @@ const FAULTS: [(&str, u64, Fault); 8] = [
     ("upgrade", 12, rebuilt),
     ("scale up and down", 14, scale),
     ("redeploy", 20, redeploy),
-    ("health flip", 30, health),
+    ("health flip", 45, health),
     ("address change", 10, addresses),
     // The last one: there is no way back to a build that does not know the other's tables.
     ("upgrade, tables laid out in another way", 10, laid_out_anew),
@@ -105,14 +105,20 @@ fn redeploy(site: &mut OneNode) -> Result<()> {
     Ok(())
 }
 
-/// A replica of each says that it is not well, and is well again; or is replaced meanwhile.
+/// One replica after the other says that it is not well, and is well again; or is replaced meanwhile. Of two
+/// one has the stream of datagrams.
 fn health(site: &mut OneNode) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("wtx-").tempdir()?;
     let file = dir.path().join("state");
+    let mut replicas = Vec::new();
     for service in SERVICES {
         let tasks = site.node.json(&["service", "ps", service])?;
         let running = |t: &&Value| t["state"] == "running";
-        let one = tasks.as_array().and_then(|t| t.iter().find(running)).context("no replica")?.clone();
+        let running = tasks.as_array().context("no list")?.iter().filter(running).cloned();
+        replicas.extend(running.map(|task| (service, task)));
+    }
+    ensure!(replicas.len() == 4, "{replicas:?}");
+    for (service, one) in replicas {
         let (id, address) = (one["id"].as_str().context("no id")?, one["address"].as_str());
         let say = |what: &str| -> Result<()> {
             if service == "web" {
@@ -204,7 +210,12 @@ struct Outside(Child);
 impl Outside {
     fn serve(client: &Host) -> Result<Self> {
         let mut c = client.ns.command(image::testbox()?)?;
-        Ok(Self(c.args(["tcp-echo", "7001"]).stdin(Stdio::null()).spawn()?))
+        let server = Self(c.args(["tcp-echo", "7001"]).stdin(Stdio::null()).spawn()?);
+        eventually("it listens", SOON, || {
+            let found = client.ns.run("ss", &["-tlnH", "sport = :7001"])?;
+            if found.is_empty() { bail!("not yet") } else { Ok(()) }
+        })?;
+        Ok(server)
     }
 }
 

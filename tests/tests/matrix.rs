@@ -87,7 +87,8 @@ impl Matrix {
             let largest = self.largest();
             for (kind, largest) in ["TCP", "UDP"].iter().zip(largest) {
                 // No link here takes more than 1500 bytes at once.
-                if row.bundles == Some(largest <= 1500) {
+                let one = largest <= 1500;
+                if row.bundles.map_or((*kind == "TCP") != one, |bundles| bundles == one) {
                     self.bad.push(format!("{way}: the largest packet of {kind} had {largest} bytes"));
                 }
             }

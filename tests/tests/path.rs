@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -131,8 +132,10 @@ fn a_client_behind_a_router_of_the_second_uplink_is_answered_by_it() -> Result<(
     };
     served()?;
     // Who is on the links is reached as ever, by both.
-    let near = |ns: &Netns, url| ns.run("curl", &["-sS", "--noproxy", "*", "--max-time", "3", url]);
+    let near = |ns: &Netns, url: &str| ns.run("curl", &["-sS", "--noproxy", "*", "--max-time", "3", url]);
     near(&router, "http://[fd19:1::1]:8080/")?;
+    node.ip(&["addr", "add", "fe80::77/64", "dev", "wwan0", "nodad"])?;
+    eventually("its link-local address", SOON, || near(&router, "http://[fe80::77%25near]:8080/"))?;
     near(&site.client.ns, &format!("http://[{}]:8080/", site.node.host.v6))?;
     site.node.ok(&["net", "check"])?;
     // The same where the device's way out is in a table of its own, for which there is a rule.
@@ -142,6 +145,8 @@ fn a_client_behind_a_router_of_the_second_uplink_is_answered_by_it() -> Result<(
         node.ip(&[family, "route", "add", "default", "via", router, "dev", "wwan0", "table", "700"])?;
         node.ip(&[family, "rule", "add", "from", subnet, "table", "700"])?;
     }
+    // Let the agent see it: what it said of routers before leads nowhere now.
+    thread::sleep(Duration::from_secs(1));
     served()
 }
 
@@ -296,7 +301,7 @@ fn a_container_that_always_dies_is_no_success_and_is_tried_ever_more_slowly() ->
         if tasks.as_array().is_some_and(|t| t.iter().any(because)) { Ok(()) } else { bail!("{tasks}") }
     })?;
     // With delays of 1, 2, 4 s: a handful of tries, not dozens.
-    std::thread::sleep(Duration::from_secs(8).saturating_sub(created.elapsed()));
+    thread::sleep(Duration::from_secs(8).saturating_sub(created.elapsed()));
     let tasks = site.node.json(&["service", "ps", "bad"])?;
     let tries = tasks.as_array().map_or(0, Vec::len);
     ensure!((2..=7).contains(&tries), "{tries} tries: {tasks}");

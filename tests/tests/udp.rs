@@ -223,7 +223,7 @@ fn without_a_replica_the_node_refuses() -> Result<()> {
     let [gap] = &gaps[..] else { bail!("not one gap: {result}") };
     let (at, lost) = (gap[0].as_u64().context("when")?, gap[1].as_u64().context("how many")?);
     let back = at + lost * 1000 / RATE;
-    ensure!((1000..2000).contains(&at) && back < (SECONDS - 1) * 1000, "{result}");
+    ensure!((500..4000).contains(&at) && back < (SECONDS - 1) * 1000, "{result}");
     // Not each one is: the kernel says so to one host now and then only.
     ensure!(result["wrong"] == 0 && result["errors"] != 0, "{result}");
     Ok(())
@@ -251,6 +251,9 @@ fn the_only_replica_is_away_for_as_long_as_the_next_one_starts() -> Result<()> {
     let start = before.saturating_sub(Duration::from_secs(1));
     println!("a start takes {start:?}; away for {away:?}");
     // What stops the old one, and a busy machine, come on top.
-    ensure!(away < 2 * start + Duration::from_millis(200), "{away:?}, {start:?}: {result}");
+    ensure!(
+        away < 3 * start.max(Duration::from_millis(200)) + Duration::from_millis(400),
+        "{away:?}, {start:?}: {result}"
+    );
     Ok(())
 }

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use warren_ebpf::{
     abi::{
         Address, Backend, BackendRef, CONFIG_VIA6, Client, ClientKey, Egress, EgressKey, Flow, FlowKey,
-        Forward, ForwardKey, Limit, Piece, PieceKey, Return, ReturnKey, Route, Seat, SeatKey, Service,
-        ServiceKey, SourceKey, Words as V6, capacity,
+        Forward, ForwardKey, Limit, Piece, PieceKey, ROUTE_DEFAULT, Return, ReturnKey, Route, Seat, SeatKey,
+        Service, ServiceKey, SourceKey, Words as V6, capacity,
     },
     flow::{
         Operation, Search, Table, Tables,
@@ -272,8 +272,14 @@ impl Routed for V6 {
             return None;
         }
         let key = Key { prefix_len: 128, data: self.octets() };
-        // On the link, or the device's router is the best one anyway.
-        if maps::ROUTE6.get(&key).is_some_and(|route| route.ifindex == device) {
+        let [first, second, ..] = key.data;
+        // Neighbours on the link: of these there are no routes here.
+        if first == 0xfe && second & 0xc0 == 0x80 {
+            return None;
+        }
+        // Where the kernel has better than a default route, or that of this device, it is right.
+        let other = |route: &Route<_>| route.flags & ROUTE_DEFAULT != 0 && route.ifindex != device;
+        if !maps::ROUTE6.get(&key).is_none_or(other) {
             return None;
         }
         // SAFETY: copied at once; the agent replaces rows whole.

@@ -30,7 +30,7 @@ pub struct Row {
     pub means: &'static [Means],
     /// Whether every checksum is there when a packet arrives.
     pub plain: bool,
-    /// Whether bundles stay bundles on the way; `None`: some do.
+    /// Whether bundles stay bundles on the way; `None`: those of UDP do, TCP's do not.
     pub bundles: Option<bool>,
 }
 

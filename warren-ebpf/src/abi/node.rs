@@ -10,6 +10,9 @@ pub const ROUTE_DROP: u32 = 1;
 /// `Route::flags`: leave the container's source address as it is.
 pub const ROUTE_PLAIN: u32 = 2;
 
+/// `Route::flags`, of IPv6: for all that no other route leads to.
+pub const ROUTE_DEFAULT: u32 = 4;
+
 layout! {
 /// Value of `LOCAL4`, keyed by an address of the node. Loopback addresses need not be in it.
 pub struct Local {
@@ -30,8 +33,9 @@ pub struct Mac {
 }
 
 layout! {
-/// Value of `VIA6`, keyed by a device that is not the only one with a router of IPv6: whom to give what leaves
-/// by it for who is not on its link. Of IPv6 the kernel takes the best router, whichever device it is asked for.
+/// Value of `VIA6`, keyed by a device with a router of IPv6, where the node's default way may be another
+/// device's: whom to give what leaves by it for who has no route but that. Of IPv6 the kernel takes the best
+/// route, whichever device it is asked for.
 pub struct Via {
     /// The router's address; a link-local one is meant on the device.
     pub router: [u8; 16],

@@ -46,7 +46,7 @@ pub(super) async fn run(mut node: ContainersClient<Channel>, start: Start) -> an
     say.send(part(Part::Start(start))).await?;
     let answer = tokio::select! {
         answer = node.exec(ReceiverStream::new(said)) => answer?,
-        number = signals.give_up(&say, detach) => return Ok(128 + number),
+        number = signals.give_up(&say, detach || (tty && stdin)) => return Ok(128 + number),
     };
     let mut told = answer.into_inner();
     let raw = if tty && stdin { Raw::enter()? } else { None };
@@ -203,10 +203,11 @@ impl Signals {
 
     /// Waits for the one that ends this command before the node has answered. The program may run
     /// already: the first one is sent after it, and only a second one, or a start that takes too
-    /// long, gives it up. Nobody passes signals to one that is detached.
-    async fn give_up(&mut self, say: &mpsc::Sender<ExecRequest>, detach: bool) -> i32 {
+    /// long, gives it up. With `own` signals are this command's: nobody passes them to a program that is
+    /// detached, and one on a terminal gets keys.
+    async fn give_up(&mut self, say: &mpsc::Sender<ExecRequest>, own: bool) -> i32 {
         let number = self.next().await;
-        if detach || say.try_send(part(Part::Signal(number))).is_err() {
+        if own || say.try_send(part(Part::Signal(number))).is_err() {
             return number;
         }
         tokio::select! {

@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use warren_ebpf::abi::{
     BACKEND_CLOSED, BACKEND_DRAINING, BACKEND_HELD, BACKEND_UP, Backend, BackendRef, CONFIG_ANYWHERE,
-    CONFIG_DENY, CONFIG_ENABLED, CONFIG_VIA6, Config, Limit, Local, Mac, ROUTE_DROP, Route, SERVICE_LIMITED,
-    SERVICE_PACED, SERVICE_SEATED, Service, ServiceKey, Via, capacity, map,
+    CONFIG_DENY, CONFIG_ENABLED, CONFIG_VIA6, Config, Limit, Local, Mac, ROUTE_DEFAULT, ROUTE_DROP, Route,
+    SERVICE_LIMITED, SERVICE_PACED, SERVICE_SEATED, Service, ServiceKey, Via, capacity, map,
 };
 
 use super::{
@@ -294,6 +294,7 @@ fn routes(view: &View<'_>, desired: &mut Contents) {
                 let source =
                     source.map_or([0; 16], |a| if let IpAddr::V6(a) = a { a.octets() } else { [0; 16] });
                 let key: [u8; 20] = prefix_key(net.prefix_len(), &net.network().octets());
+                let flags = if net.prefix_len() == 0 { flags | ROUTE_DEFAULT } else { flags };
                 desired.put(map::ROUTE6, &key, &Route { ifindex, source, flags, mtu });
             }
         }

@@ -2,7 +2,7 @@
 //! it for the datapath. Pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -254,23 +254,25 @@ impl Host {
             .collect()
     }
 
-    /// The routers of IPv6 by device, where more than one device has one: that of the best default route
+    /// The routers of IPv6 by device, where there are default routes through several: that of the best one
     /// through each.
     #[must_use]
     pub fn routers6(&self, interfaces: &[String]) -> BTreeMap<u32, Ipv6Addr> {
+        let defaults = || {
+            self.routes.iter().filter(|r| r.destination.prefix_len() == 0 && r.destination.addr().is_ipv6())
+        };
+        // Of a single device the kernel finds the router by itself.
+        let through: BTreeSet<u32> = defaults().filter_map(|r| r.device).collect();
         let mut best: BTreeMap<u32, (u32, Ipv6Addr)> = BTreeMap::new();
-        for r in self.routes.iter().filter(|r| r.destination.prefix_len() == 0) {
+        for r in defaults().filter(|_| through.len() > 1) {
             let (Some(device), Some(IpAddr::V6(router))) = (r.device, r.gateway) else { continue };
-            if !r.destination.addr().is_ipv6() || !self.uplinks(interfaces).any(|d| d.index == device) {
+            if !self.uplinks(interfaces).any(|d| d.index == device) {
                 continue;
             }
             let b = best.entry(device).or_insert((r.metric, router));
             if r.metric < b.0 {
                 *b = (r.metric, router);
             }
-        }
-        if best.len() < 2 {
-            return BTreeMap::new();
         }
         best.into_iter().map(|(device, (_, router))| (device, router)).collect()
     }
@@ -360,16 +362,20 @@ mod tests {
                 route(2, "::/0", Some("fe80::2"), 50),
                 route(2, "2001:db8::/32", Some("fe80::9"), 1),
                 route(3, "0.0.0.0/0", Some("198.18.0.1"), 1),
-                route(4, "::/0", None, 1),
             ],
             ..Host::default()
         };
-        assert!(host.routers6(&[]).is_empty(), "the kernel finds the only one");
+        let found = |host: &Host, interfaces: &[String]| -> Vec<(u32, String)> {
+            host.routers6(interfaces).into_iter().map(|(d, a)| (d, a.to_string())).collect()
+        };
+        assert_eq!(found(&host, &[]), [], "the kernel finds the only one");
         host.routes.push(route(3, "::/0", Some("fd19:1::2"), 700));
-        let found: Vec<(u32, String)> =
-            host.routers6(&[]).into_iter().map(|(d, a)| (d, a.to_string())).collect();
-        assert_eq!(found, [(2, "fe80::2".to_owned()), (3, "fd19:1::2".to_owned())]);
-        assert!(host.routers6(&["eth0".into()]).is_empty(), "of devices that take part");
+        let (eth0, wwan0) = ((2, "fe80::2".to_owned()), (3, "fd19:1::2".to_owned()));
+        assert_eq!(found(&host, &[]), [eth0.clone(), wwan0]);
+        assert_eq!(found(&host, &["eth0".into()]), std::slice::from_ref(&eth0), "of devices that take part");
+        // A tunnel takes all and has no router.
+        host.routes[4] = route(4, "::/0", None, 1);
+        assert_eq!(found(&host, &[]), [eth0]);
     }
 
     fn host() -> Host {
