@@ -5,15 +5,15 @@ use std::{env, fs, thread, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use warren_tests::{eventually, load::Load, node::warren, scenario::OneNode};
 
-/// Stops the agent, puts another binary in its place, starts it, under load; and back, likewise where the
-/// usual binary knows the `other`'s flows.
-fn replace(binary: &std::path::Path, other: bool) -> Result<()> {
+/// Stops the agent, puts another binary in its place, starts it, under load; and back. That is under load, too,
+/// unless the other one has `flows` that the usual one cannot read.
+fn replace(binary: &std::path::Path, flows: bool) -> Result<()> {
     let mut site = OneNode::new()?;
     site.create("web", &["--replicas", "3", "-p", "8080:80"], &[])?;
     site.create("echo", &["-p", "7000:7"], &["tcp-echo"])?;
     let before = (site.node.running("web")?, site.node.running("echo")?);
     let to = |port: u16| format!("{}:{port}", site.node.host.v4);
-    let seconds = if other { 20 } else { 40 };
+    let seconds = if flows { 20 } else { 40 };
     let mut connections = Load::connections(&site.client, &to(8080), 500, seconds)?;
     let stream = Load::stream(&site.client, &to(7000), 200, seconds)?;
     thread::sleep(Duration::from_secs(1));
@@ -37,14 +37,14 @@ fn replace(binary: &std::path::Path, other: bool) -> Result<()> {
         site.ask(8083, "/")?;
         site.ask(8082, "/").map(drop)
     };
-    if !other {
+    if !flows {
         back(&mut site)?;
     }
     ensure!(connections.running()?, "the load ended before the last change did");
     let (connections, stream) = (connections.finish()?, stream.finish()?);
     ensure!(connections["failed"] == 0, "new connections: {connections}");
     ensure!(stream["error"] == "" && stream["received"] == stream["sent"], "the stream: {stream}");
-    if other {
+    if flows {
         back(&mut site)?;
     }
     Ok(())

@@ -277,7 +277,7 @@ fn transport(body: &Body<'_>, unfinished: bool, seen: &Seen) -> Result<(), Strin
 }
 
 /// What a device does to packets by itself, as `SIOCETHTOOL` calls it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offload {
     /// `SRXCSUM`: looks at checksums.
     ReceiveChecksums = 0x15,
@@ -313,8 +313,7 @@ pub fn offloads(namespace: &Path, device: &str, on: &'static [Offload]) -> Resul
     enter(namespace, move || {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
         for what in Offload::ALL {
-            let wanted = on.iter().any(|o| *o as u32 == what as u32);
-            let mut value = [what as u32, wanted.into()];
+            let mut value = [what as u32, on.contains(&what).into()];
             // SAFETY: plain integers and bytes; all zero is a value.
             let mut request: libc::ifreq = unsafe { mem::zeroed() };
             for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

@@ -64,6 +64,17 @@ impl Rewriting {
         })?
         .with_context(|| format!("rewriting between {uplink} and {device}"))
     }
+
+    /// Tries whether the kernel takes such programs on a device, that of loopback.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn tried(ns: &Netns) -> Result<()> {
+        let addresses = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
+        ns.enter(|| {
+            [Way::In, Way::Out].into_iter().try_for_each(|way| one(way, 1, addresses, &(1..=1), 1).map(drop))
+        })?
+    }
 }
 
 /// Loads and attaches one.
@@ -153,5 +164,6 @@ mod tests {
         for way in [Way::In, Way::Out] {
             load(SCHED_CLS, &program(way, addresses, &(10_000..=14_999), 7)).unwrap();
         }
+        Rewriting::tried(&Netns::create("try").unwrap()).unwrap();
     }
 }

@@ -118,7 +118,8 @@ pub fn missing(kind: Kind, ports: usize) -> Result<Option<String>> {
     }
     let scratch = Netns::create("try")?;
     let tried = match kind {
-        Kind::Direct | Kind::Warren | Kind::Rewrite => return Ok(None),
+        Kind::Direct | Kind::Warren => return Ok(None),
+        Kind::Rewrite => Rewriting::tried(&scratch).map(|()| String::new()),
         Kind::IptablesNft | Kind::IptablesLegacy => scratch.run(
             kind.iptables().context("an iptables")?,
             &["-t", "nat", "-A", "POSTROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "MASQUERADE"],

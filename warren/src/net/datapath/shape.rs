@@ -114,7 +114,7 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
     let index = (PLAIN, 4);
     let (address, address6) = ((PLAIN, 4), (PLAIN, 16));
     let fragmented = n(capacity::FRAGMENTED);
-    let shapes = vec![
+    let mut shapes = vec![
         shape(map::CONFIG, ARRAY, index, of::<Config>(), 1),
         shape(map::SCHEMA, ARRAY, index, of::<Schema>(), 1),
         shape(map::SVC4, HASH, of::<ServiceKey<V4>>(), of::<Service>(), n(capacity::SERVICES)),
@@ -162,26 +162,15 @@ pub fn shapes(memory: u64, cpus: usize) -> Vec<Shape> {
         shape(map::MAC, HASH, index, of::<Mac>(), n(capacity::DEVICES)),
         shape(map::VIA6, HASH, index, of::<Via>(), n(capacity::DEVICES)),
     ];
-    of_this_build(shapes)
-}
-
-#[cfg(not(feature = "other-abi"))]
-fn of_this_build(shapes: Vec<Shape>) -> Vec<Shape> {
-    shapes
-}
-
-/// A build that tests upgrade to: every flow table is another one than before.
-#[cfg(feature = "other-abi")]
-fn of_this_build(mut shapes: Vec<Shape>) -> Vec<Shape> {
     for s in shapes.iter_mut().filter(|s| FLOWS.contains(&s.name)) {
         s.layout ^= OTHER;
     }
     shapes
 }
 
-/// What the layouts of that build differ by.
-#[cfg(feature = "other-abi")]
-const OTHER: u64 = 1;
+/// What the layouts of flow tables differ by from the usual build's: by nothing, but in the build that tests
+/// upgrade to, whose every flow table is another one.
+const OTHER: u64 = cfg!(feature = "other-abi") as u64;
 
 /// Maps whose contents only the programs know: carried over when their layout changes. All others
 /// are written by the agent.
@@ -216,11 +205,7 @@ pub type Transform = fn(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
 /// `TRANSFORMS`: (map, old layout, function). Without one the old flows are given up on upgrade.
 #[must_use]
 pub fn transform(shape: &Shape, old: &PinName) -> Option<Transform> {
-    if old.layout == shape.layout {
-        return Some(|k, v| Some((k.to_vec(), v.to_vec())));
-    }
-    #[cfg(feature = "other-abi")]
-    if old.layout == shape.layout ^ OTHER {
+    if [shape.layout, shape.layout ^ OTHER].contains(&old.layout) {
         return Some(|k, v| Some((k.to_vec(), v.to_vec())));
     }
     older::TRANSFORMS.iter().find(|(m, l, _)| *m == shape.name && *l == old.layout).map(|(_, _, f)| *f)

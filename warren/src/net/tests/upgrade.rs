@@ -173,7 +173,6 @@ fn the_tables_of_a_small_board_lock_little_memory() {
             map::ALL.iter().map(|name| loaded.map(name).memory()).sum::<u64>()
         };
         let (board, server) = (locked("board", 512 << 20), locked("server", 4 << 30));
-        // Of the fixed ones, the tables of backends are the largest.
         assert!((16 << 20..=19 << 20).contains(&board), "{board}");
         assert!((35 << 20..=43 << 20).contains(&server), "{server}");
     });
